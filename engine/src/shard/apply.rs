@@ -1,0 +1,277 @@
+//! From committed to visible: records go to the store in Seq order, in groups, shards in parallel.
+//!
+//! The log hands over what it committed ([`Sink`]). One thread at a time applies a shard: the submitting thread itself
+//! where it committed alone (a lone writer meets no other thread), else one of the pool's. Two ways lead into the
+//! store: an owner's records come in order and are applied as they are; a receiver's come in any order, so its
+//! contiguous part is read back from the log, which is also how a restart replays.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+
+use watershed_wal::{CommitSink, Committed, Completer, LogError, Record, Seq, SeqRange};
+
+use super::{Hosted, Role, write};
+use crate::Error;
+use crate::store::StoreError;
+use crate::sync::lock;
+
+/// The most that one RocksDB batch takes: enough to spread its cost, small enough to wake waiters early.
+const GROUP_RECORDS: usize = 1024;
+const GROUP_BYTES: usize = 4 << 20;
+
+/// What the log calls for one instance.
+#[derive(Debug)]
+pub(super) struct Sink(Weak<Hosted>);
+
+impl Sink {
+    pub(super) fn new(hosted: &Arc<Hosted>) -> Self {
+        Self(Arc::downgrade(hosted))
+    }
+}
+
+impl CommitSink for Sink {
+    fn committed(&self, batch: Vec<Committed>, inline: bool) {
+        // Without a hosting the completers drop, and say so to their waiters.
+        let Some(hosted) = self.0.upgrade() else { return };
+        if hosted.role() == Role::Receiver {
+            // A receiver acknowledges what is durable; what is contiguous is applied behind that.
+            Completer::complete_all(batch.into_iter().map(|item| (item.done, Ok(()))));
+            hosted.catch_up_later();
+        } else {
+            hosted.enqueue(batch, inline);
+        }
+    }
+
+    fn failed(&self, error: &LogError) {
+        if let Some(hosted) = self.0.upgrade() {
+            tracing::error!(shard = %hosted.shard, %error, "the log failed: writes are refused until the engine is re-opened");
+            hosted.note_change();
+        }
+    }
+}
+
+impl Hosted {
+    fn enqueue(&self, batch: Vec<Committed>, inline: bool) {
+        let mut queue = lock(&self.queue);
+        queue.items.extend(batch);
+        if !inline && !queue.claimed && !queue.scheduled {
+            queue.scheduled = true;
+            drop(queue);
+            self.schedule();
+        }
+    }
+
+    /// Applies, on the pool, what the log holds beyond the store.
+    pub(crate) fn catch_up_later(&self) {
+        let mut queue = lock(&self.queue);
+        queue.catch_up = true;
+        if !queue.claimed && !queue.scheduled {
+            queue.scheduled = true;
+            drop(queue);
+            self.schedule();
+        }
+    }
+
+    fn schedule(&self) {
+        if let Some(me) = self.me.upgrade() {
+            self.pool.push(me);
+        }
+    }
+
+    /// Applies what is queued, unless another thread is at it (which then takes it all).
+    pub(super) fn apply_queued(&self) {
+        {
+            let mut queue = lock(&self.queue);
+            queue.scheduled = false;
+            if queue.claimed {
+                return;
+            }
+            queue.claimed = true;
+        }
+        loop {
+            let (items, catch_up) = {
+                let mut queue = lock(&self.queue);
+                if queue.items.is_empty() && !queue.catch_up {
+                    queue.claimed = false;
+                    self.drained.notify_all();
+                    return;
+                }
+                (
+                    std::mem::take(&mut queue.items),
+                    std::mem::take(&mut queue.catch_up),
+                )
+            };
+            let result = if catch_up { self.catch_up() } else { Ok(()) };
+            if let Err(error) = result.and_then(|()| self.apply_items(items)) {
+                self.fail(&error);
+            }
+        }
+    }
+
+    /// Applies an owner's committed records, which come in Seq order.
+    fn apply_items(&self, mut items: VecDeque<Committed>) -> Result<(), Error> {
+        while !items.is_empty() {
+            let mut bytes = 0;
+            let count = items
+                .iter()
+                .take(GROUP_RECORDS)
+                .take_while(|item| {
+                    let fits = bytes < GROUP_BYTES;
+                    bytes += item.record.body().len();
+                    fits
+                })
+                .count();
+            let mut records = Vec::with_capacity(count);
+            let mut waiters = Vec::with_capacity(count);
+            for item in items.drain(..count) {
+                records.push(item.record);
+                waiters.push((item.done, Ok(())));
+            }
+            self.apply_group(&records)?;
+            let units = records.iter().map(|record| write::units(record.body().len())).sum();
+            self.release_room(units);
+            Completer::complete_all(waiters);
+        }
+        Ok(())
+    }
+
+    /// Applies records in order, skipping what the store has.
+    fn apply_group(&self, records: &[Record]) -> Result<(), Error> {
+        let store = self.store()?;
+        let have = store.applied().seq;
+        let skip = records.partition_point(|record| record.seq() <= have);
+        let records = &records[skip..];
+        let Some(last) = records.last() else { return Ok(()) };
+        if let Err(error) = store.apply(records) {
+            self.recover(&error, last.seq())?;
+        }
+        self.applied.send_replace(last.seq());
+        self.forget_pending(last.seq());
+        Ok(())
+    }
+
+    /// After an error of RocksDB: closes and re-opens this shard's store alone, and replays the log up to `through`.
+    fn recover(&self, error: &StoreError, through: Seq) -> Result<(), Error> {
+        tracing::warn!(shard = %self.shard, %error, "the store failed: it is opened again and the log replayed");
+        let store = self.store()?;
+        store.reopen()?;
+        self.replay(SeqRange::after(store.applied().seq, through))
+    }
+
+    /// Applies the contiguous part of what the log holds beyond the store.
+    fn catch_up(&self) -> Result<(), Error> {
+        let Ok(store) = self.store() else { return Ok(()) };
+        let have = store.applied().seq;
+        let range = SeqRange::after(have, self.log.has().contiguous_after(have));
+        match self.replay(range) {
+            Err(Error::Store(error)) => {
+                let through = range.map_or(have, |range| range.last());
+                self.recover(&error, through)?;
+                self.applied.send_replace(through);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Reads `range` back from the log and applies it.
+    pub(crate) fn replay(&self, range: Option<SeqRange>) -> Result<(), Error> {
+        let store = self.store()?;
+        let mut rest = range;
+        while let Some(range) = rest {
+            let records = self.log.read_batch(range, GROUP_BYTES)?;
+            let Some(last) = records.last().map(Record::seq) else {
+                return Err(Error::behind(self.shard, store.applied().seq, range.last()));
+            };
+            for group in records.chunks(GROUP_RECORDS) {
+                store.apply(group)?;
+            }
+            self.applied.send_replace(last);
+            rest = SeqRange::after(last, range.last());
+        }
+        Ok(())
+    }
+
+    fn fail(&self, error: &Error) {
+        if self.role() == Role::Closed {
+            return;
+        }
+        tracing::error!(shard = %self.shard, %error, "the shard is out of service");
+        self.set_role(Role::Failed {
+            reason: error.to_string(),
+        });
+        self.room.close();
+    }
+}
+
+/// The threads which apply shards.
+#[derive(Debug, Clone)]
+pub(crate) struct ApplyPool(Arc<PoolShared>);
+
+#[derive(Debug)]
+struct PoolShared {
+    state: Mutex<PoolState>,
+    work: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct PoolState {
+    ready: VecDeque<Arc<Hosted>>,
+    stopping: bool,
+}
+
+impl ApplyPool {
+    /// A pool of `threads`, named for a profiler's sake.
+    pub(crate) fn start(threads: usize) -> std::io::Result<Self> {
+        let pool = Self(Arc::new(PoolShared {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            threads: Mutex::default(),
+        }));
+        for number in 0..threads {
+            let shared = pool.0.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("ws-apply-{number}"))
+                .spawn(move || shared.run())?;
+            lock(&pool.0.threads).push(thread);
+        }
+        Ok(pool)
+    }
+
+    fn push(&self, hosted: Arc<Hosted>) {
+        lock(&self.0.state).ready.push_back(hosted);
+        self.0.work.notify_one();
+    }
+
+    /// Applies what is ready, then joins the threads.
+    pub(crate) fn stop(&self) {
+        lock(&self.0.state).stopping = true;
+        self.0.work.notify_all();
+        for thread in std::mem::take(&mut *lock(&self.0.threads)) {
+            // A panicked applier has printed its reason; joining is all that is left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl PoolShared {
+    fn run(&self) {
+        loop {
+            let hosted = {
+                let mut state = lock(&self.state);
+                loop {
+                    if let Some(hosted) = state.ready.pop_front() {
+                        break hosted;
+                    }
+                    if state.stopping {
+                        return;
+                    }
+                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            };
+            hosted.apply_queued();
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! One hosting of a shard on this node: its log, its store, and what it may do now.
+//!
+//! A [`Hosted`] is an *instance* of a shard (DESIGN: a shard that leaves and comes back is a new one). It owns the
+//! way of a write from the gate to the memtable:
+//!
+//! ```text
+//! write.rs       room -> conditions -> gate, Seq (one critical section in the log) -> commit
+//! apply.rs       committed records, in Seq order -> store -> completions, woken together
+//! serving.rs     who may write and read now: quiesce, give away, become owner
+//! ```
+//!
+//! It leaves out which node owns the shard (node/), how a request gets to another node (node/route.rs), and the
+//! phases of a migration (migrate/).
+//!
+//! Rules kept here, each with a test:
+//! 1. A completion of an owner's write fires after the store has applied it, never before (acknowledged at
+//!    min(durable, applied)).
+//! 2. The store's applied Seq only grows by the next Seq, whatever order records were committed in.
+//! 3. A write that found the gate closed has no Seq and left no trace.
+
+mod apply;
+mod conditions;
+mod serving;
+mod write;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, RwLock, Weak};
+
+use tokio::sync::{Semaphore, watch};
+use watershed_migration::NodeId;
+use watershed_wal::{Committed, Epoch, InstanceId, InstanceLog, Seq, ShardId, Term};
+
+pub(crate) use apply::ApplyPool;
+pub(crate) use conditions::{Condition, Expected};
+pub(crate) use serving::Parked;
+pub(crate) use write::{WriteRequest, Written};
+
+use crate::Error;
+use crate::store::{Applied, Store};
+use crate::sync::lock;
+
+/// How much of one shard's writes may wait for commit and apply together: one unit is a write or a KiB of it.
+const ROOM_UNITS: usize = 64 << 10;
+
+/// What an instance is to its shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Takes another owner's records.
+    Receiver,
+    /// Owns the shard; its term has started.
+    Owner {
+        /// Its term.
+        term: Term,
+    },
+    /// Gave the shard away; kept unchanged through the grace time.
+    Frozen {
+        /// Who owns it now.
+        owner: NodeId,
+        /// Since which epoch.
+        epoch: Epoch,
+    },
+    /// Its store failed beyond repair.
+    Failed {
+        /// What it said.
+        reason: String,
+    },
+    /// Closed with the engine, dropped, or deleted.
+    Closed,
+}
+
+/// One hosting of a shard.
+#[derive(Debug)]
+pub(crate) struct Hosted {
+    pub(crate) shard: ShardId,
+    pub(crate) instance: InstanceId,
+    pub(crate) dir: PathBuf,
+    pub(crate) log: InstanceLog,
+    /// Absent until a receiver's copy is complete, and after closing.
+    store: RwLock<Option<Store>>,
+    role: RwLock<Role>,
+    /// Reads are answered (rule 7: not from Drain on until re-opened, nor before the start record).
+    reads_open: AtomicBool,
+    /// Counts changes of role, gate and reads; who waits for a change watches it.
+    changes: watch::Sender<u64>,
+    parked: AtomicU64,
+    assign: Mutex<conditions::Assign>,
+    queue: Mutex<ApplyQueue>,
+    drained: Condvar,
+    applied: watch::Sender<Seq>,
+    room: Semaphore,
+    pool: ApplyPool,
+    me: Weak<Hosted>,
+}
+
+/// Committed records which the store has not applied yet.
+#[derive(Debug, Default)]
+struct ApplyQueue {
+    items: VecDeque<Committed>,
+    /// Records were committed that are to be read from the log, not from `items`.
+    catch_up: bool,
+    /// A thread applies this shard now; it takes what is added meanwhile.
+    claimed: bool,
+    /// The pool has been asked to.
+    scheduled: bool,
+}
+
+impl Hosted {
+    /// A hosting with this role; `store` may come later ([`Hosted::attach_store`]).
+    pub(crate) fn new(log: InstanceLog, dir: PathBuf, store: Option<Store>, role: Role, pool: ApplyPool) -> Arc<Self> {
+        let applied = store.as_ref().map_or(log.base(), |store| store.applied().seq);
+        let hosted = Arc::new_cyclic(|me| Self {
+            shard: log.shard(),
+            instance: log.id(),
+            dir,
+            log: log.clone(),
+            store: RwLock::new(store),
+            role: RwLock::new(role),
+            reads_open: AtomicBool::new(false),
+            changes: watch::Sender::new(0),
+            parked: AtomicU64::new(0),
+            assign: Mutex::default(),
+            queue: Mutex::default(),
+            drained: Condvar::new(),
+            applied: watch::Sender::new(applied),
+            room: Semaphore::new(ROOM_UNITS),
+            pool,
+            me: me.clone(),
+        });
+        log.set_sink(Some(Arc::new(apply::Sink::new(&hosted))));
+        hosted
+    }
+
+    /// Puts a receiver's verified copy to use: records above it are applied from now on.
+    pub(crate) fn attach_store(&self, store: Store) {
+        self.applied.send_replace(store.applied().seq);
+        *crate::sync::write(&self.store) = Some(store);
+        self.catch_up_later();
+    }
+
+    /// The store, where there is one.
+    pub(crate) fn store(&self) -> Result<Store, Error> {
+        crate::sync::read(&self.store).clone().ok_or(Error::NoInstance {
+            shard: self.shard,
+            instance: self.instance,
+        })
+    }
+
+    /// What reads see: Seq, term and digest; the log's base before there is a store.
+    pub(crate) fn applied(&self) -> Option<Applied> {
+        self.store().ok().map(|store| store.applied())
+    }
+
+    /// The applied Seq once it is at least `seq`.
+    pub(crate) async fn wait_applied(&self, seq: Seq) -> Result<Seq, Error> {
+        let mut applied = self.applied.subscribe();
+        let mut changes = self.changes.subscribe();
+        loop {
+            let now = *applied.borrow_and_update();
+            if now >= seq {
+                return Ok(now);
+            }
+            match self.role() {
+                Role::Closed => return Err(Error::Closed),
+                Role::Failed { reason } => {
+                    return Err(Error::ShardFailed {
+                        shard: self.shard,
+                        reason,
+                    });
+                }
+                _ => {}
+            }
+            tokio::select! {
+                _ = applied.changed() => {}
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        crate::sync::read(&self.role).clone()
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Ends the hosting: requests get [`Error::Closed`], snapshots expire, the store is released.
+    pub(crate) fn close(&self) {
+        self.set_role(Role::Closed);
+        self.room.close();
+        self.wait_idle();
+        self.log.set_sink(None);
+        let store = crate::sync::write(&self.store).take();
+        if let Some(store) = store {
+            store.revoke_snapshots();
+        }
+        self.applied.send_modify(|_| {});
+    }
+
+    /// Waits until no thread applies this shard.
+    fn wait_idle(&self) {
+        let mut queue = lock(&self.queue);
+        while queue.claimed {
+            queue = self
+                .drained
+                .wait(queue)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        // What is left was committed, so it is replayed at the next opening; its waiters learn that the engine closed.
+        queue.items.clear();
+    }
+}

@@ -1,0 +1,148 @@
+//! Who may write and read now: the steps by which ownership leaves this instance, and arrives.
+//!
+//! Writing is decided by the log's gate (closing it and reading F is one critical section there, rule 4), reading by a
+//! flag (rule 7). A request that meets either closed waits for a *change* and then asks again from the start: it may
+//! find the shard re-opened, given away, or closed.
+
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
+use watershed_migration::NodeId;
+use watershed_wal::{Epoch, LogError, Seq, Term};
+
+use super::{Hosted, Role};
+use crate::Error;
+
+/// Where a request that can't be served here goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// Here, now.
+    Here,
+    /// Nowhere yet: wait for a change.
+    Wait,
+    /// To this node.
+    Elsewhere { owner: NodeId, epoch: Epoch },
+}
+
+/// A request that waits for a change; counted while it does.
+#[derive(Debug)]
+pub(crate) struct Parked<'a>(&'a Hosted);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hosted {
+    pub(super) fn set_role(&self, role: Role) {
+        *crate::sync::write(&self.role) = role;
+        self.note_change();
+    }
+
+    /// Wakes every request that waits to ask again.
+    pub(crate) fn note_change(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) fn park(&self) -> Parked<'_> {
+        self.parked.fetch_add(1, Ordering::Relaxed);
+        Parked(self)
+    }
+
+    /// How many requests wait now.
+    pub(crate) fn parked(&self) -> u64 {
+        self.parked.load(Ordering::Relaxed)
+    }
+
+    /// Whether a read is answered here now.
+    pub(crate) fn serves_reads(&self) -> Result<Serving, Error> {
+        match self.role() {
+            Role::Owner { .. } if self.reads_open.load(Ordering::Acquire) => Ok(Serving::Here),
+            Role::Owner { .. } | Role::Receiver => Ok(Serving::Wait),
+            Role::Frozen { owner, epoch } => Ok(Serving::Elsewhere { owner, epoch }),
+            Role::Failed { reason } => Err(Error::ShardFailed {
+                shard: self.shard,
+                reason,
+            }),
+            Role::Closed => Err(Error::Closed),
+        }
+    }
+
+    /// Quiesce: later writes wait. Gives F, the last Seq assigned.
+    pub(crate) fn close_gate(&self) -> Result<Seq, Error> {
+        Ok(self.log.close_gate()?)
+    }
+
+    /// Ends a quiesce without giving the shard away: parked writes and reads go on.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        self.log.open_gate()?;
+        self.reads_open.store(true, Ordering::Release);
+        self.note_change();
+        Ok(())
+    }
+
+    /// No read is answered from here until [`Hosted::reopen`] (rule 7).
+    pub(crate) fn close_reads(&self) {
+        self.reads_open.store(false, Ordering::Release);
+    }
+
+    /// Freezes the copy after the placement gave the shard to `owner`; the parked requests go there. Gives how many.
+    pub(crate) fn give_away(&self, owner: NodeId, epoch: Epoch) -> u64 {
+        self.close_reads();
+        let parked = self.parked();
+        self.set_role(Role::Frozen { owner, epoch });
+        parked
+    }
+
+    /// Starts this instance's term: serves once the start record is durable and applied (rules 1 and 7).
+    ///
+    /// The caller has read the placement record and found this node, this instance and this epoch in it.
+    pub(crate) async fn become_owner(&self, epoch: Epoch) -> Result<(Term, Seq), Error> {
+        let opening = match self.log.terms().last() {
+            Some(last) if last.term.epoch > epoch => {
+                return Err(Error::PlacementWentBack {
+                    shard: self.shard,
+                    found: epoch,
+                    seen: last.term.epoch,
+                });
+            }
+            Some(last) if last.term.epoch == epoch => last.term.opening + 1,
+            _ => 1,
+        };
+        let term = Term { epoch, opening };
+        let applied = self.store()?.applied();
+        // The role comes first: the start record is the first that is applied as an owner's.
+        self.set_role(Role::Owner { term });
+        let started = self.log.start_term(term, applied.seq)?;
+        let seq = started.seq;
+        if let Some(lead) = started.lead {
+            lead.commit();
+            self.apply_queued();
+        }
+        started.done.await.map_err(|error| Error::unknown(self.shard, &error))?;
+        self.reads_open.store(true, Ordering::Release);
+        self.note_change();
+        Ok((term, seq))
+    }
+
+    /// Why a submit was refused, where it is not simply an error.
+    pub(super) fn refusal(&self, error: LogError) -> Result<Serving, Error> {
+        match error {
+            LogError::GateClosed => match self.role() {
+                Role::Owner { .. } | Role::Receiver => Ok(Serving::Wait),
+                Role::Frozen { owner, epoch } => Ok(Serving::Elsewhere { owner, epoch }),
+                Role::Failed { reason } => Err(Error::ShardFailed {
+                    shard: self.shard,
+                    reason,
+                }),
+                Role::Closed => Err(Error::Closed),
+            },
+            other => Err(other.into()),
+        }
+    }
+}

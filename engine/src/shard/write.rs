@@ -1,0 +1,197 @@
+//! The way of a write, from waiting for room to its acknowledgement.
+//!
+//! Room is bounded (backpressure, not memory growth). Conditions and the Seq are decided in one short section; the
+//! commit runs outside it. From the moment a write has a Seq nothing waits for its caller: a dropped future leaves a
+//! write that commits whole.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use watershed_migration::NodeId;
+use watershed_wal::{Durability, Epoch, Inline, RecordKind, Submitted};
+
+use super::conditions::Decision;
+use super::serving::Serving;
+use super::{Condition, Hosted, ROOM_UNITS, Role};
+use crate::Error;
+use crate::store::Version;
+use crate::sync::lock;
+
+/// One write, encoded and checked.
+#[derive(Debug, Clone)]
+pub(crate) struct WriteRequest {
+    pub(crate) body: Bytes,
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) durability: Durability,
+    /// Until when it may be taken; after that it fails as not applied.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What became of a write that met no error.
+#[derive(Debug)]
+pub(crate) enum Written {
+    /// Acknowledged, with this version.
+    Done(Version),
+    /// Not taken: the shard belongs to another node.
+    Elsewhere {
+        /// Who owns it.
+        owner: NodeId,
+        /// Since which epoch.
+        epoch: Epoch,
+    },
+}
+
+enum Attempt {
+    Assigned(Submitted),
+    Decided(Decision),
+    Refused(Serving),
+}
+
+/// What a body of `len` bytes takes of a shard's room.
+pub(super) fn units(len: usize) -> usize {
+    (1 + len / 1024).min(ROOM_UNITS)
+}
+
+impl Hosted {
+    /// Takes a write through to its acknowledgement, waiting while the shard is quiesced.
+    pub(crate) async fn write(&self, request: &WriteRequest, inline: Inline) -> Result<Written, Error> {
+        let room = self.take_room(request).await?;
+        loop {
+            let mut changes = None;
+            let mut attempt = self.attempt(request, inline)?;
+            if matches!(attempt, Attempt::Refused(Serving::Wait)) {
+                // Subscribed before asking once more, so that no change is missed.
+                changes = Some(self.changes());
+                attempt = self.attempt(request, inline)?;
+            }
+            match attempt {
+                Attempt::Assigned(submitted) => {
+                    if let Some(room) = room {
+                        // Given back when the store has applied the record.
+                        room.forget();
+                    }
+                    return self.finish(submitted, request).await.map(Written::Done);
+                }
+                Attempt::Refused(Serving::Elsewhere { owner, epoch }) => {
+                    return Ok(Written::Elsewhere { owner, epoch });
+                }
+                Attempt::Refused(_) => {
+                    let _parked = self.park();
+                    if let Some(mut changes) = changes {
+                        self.before_deadline(request.deadline, changes.changed()).await?.ok();
+                    }
+                }
+                Attempt::Decided(Decision::AfterApplied(seq)) => {
+                    self.before_deadline(request.deadline, self.wait_applied(seq)).await??;
+                }
+                Attempt::Decided(Decision::Fails { error, after }) => {
+                    self.before_deadline(request.deadline, self.wait_applied(after)).await??;
+                    return Err(error);
+                }
+                Attempt::Decided(Decision::Holds) => {}
+            }
+        }
+    }
+
+    /// Waits for room. `None` where the room is closed: the log or the role then says why.
+    async fn take_room(&self, request: &WriteRequest) -> Result<Option<tokio::sync::SemaphorePermit<'_>>, Error> {
+        let units = u32::try_from(units(request.body.len())).unwrap_or(u32::MAX);
+        if let Ok(permit) = self.room.try_acquire_many(units) {
+            return Ok(Some(permit));
+        }
+        let permit = self
+            .before_deadline(request.deadline, self.room.acquire_many(units))
+            .await?;
+        Ok(permit.ok())
+    }
+
+    pub(super) fn release_room(&self, units: usize) {
+        self.room.add_permits(units);
+    }
+
+    /// One try to get a Seq.
+    fn attempt(&self, request: &WriteRequest, inline: Inline) -> Result<Attempt, Error> {
+        let mut assign = lock(&self.assign);
+        match self.role() {
+            Role::Owner { .. } => {}
+            Role::Receiver => return Ok(Attempt::Refused(Serving::Wait)),
+            Role::Frozen { owner, epoch } => return Ok(Attempt::Refused(Serving::Elsewhere { owner, epoch })),
+            Role::Failed { reason } => {
+                return Err(Error::ShardFailed {
+                    shard: self.shard,
+                    reason,
+                });
+            }
+            Role::Closed => return Err(Error::Closed),
+        }
+        if !self.log.gate_is_open() {
+            return Ok(Attempt::Refused(Serving::Wait));
+        }
+        if !request.conditions.is_empty() {
+            match self.decide(&mut assign, &request.conditions)? {
+                Decision::Holds => {}
+                other => return Ok(Attempt::Decided(other)),
+            }
+        }
+        let submitted = self
+            .log
+            .submit(RecordKind::Batch, request.body.clone(), request.durability, inline);
+        match submitted {
+            Ok(submitted) => {
+                assign.assigned(submitted.term, submitted.seq, &request.body);
+                Ok(Attempt::Assigned(submitted))
+            }
+            Err(error) => self.refusal(error).map(Attempt::Refused),
+        }
+    }
+
+    /// Commits where this thread leads, and waits for the acknowledgement.
+    async fn finish(&self, submitted: Submitted, request: &WriteRequest) -> Result<Version, Error> {
+        let version = Version {
+            term: submitted.term,
+            seq: submitted.seq,
+        };
+        if let Some(lead) = submitted.lead {
+            lead.commit();
+            self.apply_queued();
+        }
+        let done = match request.deadline {
+            None => submitted.done.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, submitted.done).await {
+                Ok(done) => done,
+                Err(_) => {
+                    return Err(Error::OutcomeUnknown {
+                        shard: self.shard,
+                        reason: "its deadline passed while it was being committed".into(),
+                    });
+                }
+            },
+        };
+        done.map(|()| version).map_err(|error| Error::unknown(self.shard, &error))
+    }
+
+    /// What `future` gives, unless the deadline comes first: then the request is not applied.
+    pub(crate) async fn before_deadline<F: Future>(
+        &self,
+        deadline: Option<Instant>,
+        future: F,
+    ) -> Result<F::Output, Error> {
+        match deadline {
+            None => Ok(future.await),
+            Some(deadline) => tokio::time::timeout_at(deadline, future)
+                .await
+                .map_err(|_| Error::DeadlineNotApplied { shard: self.shard }),
+        }
+    }
+
+    /// The number of writes that wait for commit or apply, in units of room.
+    pub(crate) fn room_taken(&self) -> usize {
+        ROOM_UNITS.saturating_sub(self.room.available_permits())
+    }
+
+    /// Whether anybody waits on a closed gate; for status.
+    pub(crate) fn has_parked(&self) -> bool {
+        self.parked.load(Ordering::Relaxed) > 0
+    }
+}
