@@ -132,11 +132,12 @@ impl SeqSet {
     /// Adds one Seq; whether it is new.
     pub fn insert(&mut self, seq: Seq) -> bool {
         // Nearly every insert is the one after the greatest.
-        if let Some(mut greatest) = self.intervals.last_entry() {
-            if *greatest.get() < seq && greatest.get().next() == seq {
-                greatest.insert(seq);
-                return true;
-            }
+        if let Some(mut greatest) = self.intervals.last_entry()
+            && *greatest.get() < seq
+            && greatest.get().next() == seq
+        {
+            greatest.insert(seq);
+            return true;
         }
         if self.contains(seq) {
             return false;
