@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use watershed_migration::{NodeId, Request};
+use watershed_migration::NodeId;
+use watershed_migration::messages::Request;
 use watershed_wal::Record;
 
 use super::{BoxFuture, Link, LinkError};
