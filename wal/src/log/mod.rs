@@ -1,0 +1,3 @@
+//! Skeleton of the log's public calls.
+mod api;
+pub use api::*;
