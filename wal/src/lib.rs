@@ -13,6 +13,7 @@ mod digest;
 mod dir;
 mod error;
 mod log;
+pub mod mem;
 mod options;
 mod record;
 mod seqset;
