@@ -93,7 +93,7 @@ impl Instance {
             &self.bodies.to_le_bytes(),
         ]
         .concat();
-        let value: Vec<u8> = if self.bodies % 2 == 0 {
+        let value: Vec<u8> = if self.bodies.is_multiple_of(2) {
             vec![0x61; len]
         } else {
             let mixed = (1..).map(|i: u64| (i * i * 0x9e37_79b9 + self.bodies) >> 13);
@@ -197,7 +197,6 @@ impl Instance {
         }
         self.there = found;
         self.sure.retain(|seq| self.there.contains_key(seq));
-        self.assigned = self.last_there().max(self.base);
         self.term = None;
         self.gate_open = false;
     }

@@ -43,7 +43,7 @@ pub(super) struct World {
     log: Option<Log>,
     slots: [Option<Instance>; SLOTS],
     in_flight: Vec<InFlight>,
-    /// Instances that were forgotten, or whose forgetting may have failed.
+    /// Hostings so far: each gets an id of its own.
     generation: u64,
     openings: u64,
     /// A call failed by a fault: nothing more is expected of this log until it is opened again.
@@ -124,7 +124,7 @@ impl World {
         }
         self.generation += 1;
         let base = Seq(u64::from(kind >> 1) * 3);
-        let mut model = Instance::new(slot, self.generation, kind % 2 == 0, base);
+        let mut model = Instance::new(slot, self.generation, kind.is_multiple_of(2), base);
         let hosted = self
             .log()
             .host(model.shard, model.id, base, model.terms.clone());
@@ -139,7 +139,12 @@ impl World {
             Err(_) => Hosted::Maybe,
         };
         let unhosted = matches!(hosted, Err(LogError::Full { .. }));
-        if !unhosted {
+        if unhosted {
+            assert!(
+                self.log().instance(model.id).is_none(),
+                "refused, and hosted"
+            );
+        } else {
             self.slots[slot] = Some(model);
         }
         if let Err(error) = hosted {
@@ -160,7 +165,7 @@ impl World {
         }
         let term = Term::new(watershed_wal::Epoch(1), opening);
         // The store may have applied what the log has lost.
-        let at_least = if opening % 2 == 0 {
+        let at_least = if opening.is_multiple_of(2) {
             model.last_tried()
         } else {
             model.flushed
@@ -707,6 +712,14 @@ impl World {
         }
         let opened = Log::open(Arc::new(self.storage.clone()), self.options.clone());
         let (log, _) = opened.unwrap_or_else(|error| panic!("opening after {how:?}: {error}"));
+        for handle in log.instances() {
+            let known = self
+                .slots
+                .iter()
+                .flatten()
+                .any(|model| model.id == handle.id());
+            assert!(known, "{} is hosted, and nobody asked for it", handle.id());
+        }
         self.log = Some(log);
         self.failed = false;
         for slot in 0..SLOTS {
@@ -741,7 +754,13 @@ impl World {
         model.adopt(read_all(&handle));
         compare_state(model, &handle);
         // What the log now calls durable has to survive the next crash.
-        let (has, durable) = (handle.has(), handle.watermarks().durable);
+        let has = handle.has();
+        let watermarks = handle.watermarks();
+        let durable = watermarks.durable;
+        // What was flushed counts as had, where the log remembers that; of an owner the next Seq goes on from there.
+        let last = model.last_there();
+        assert!(watermarks.assigned >= last && watermarks.assigned <= last.max(model.flushed));
+        model.assigned = watermarks.assigned;
         for (seq, record) in model.there.clone() {
             if has.contains(seq) || seq <= durable {
                 model.promised(&record);
