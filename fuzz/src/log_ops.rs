@@ -10,9 +10,10 @@
 //! 5. Durable calls (`host`, `forget`, `hold`, notes) are in force after any crash once they returned.
 //! 6. Without a fault, no call fails but those that should.
 //!
-//! `model` is what should be; `world` carries out and compares. An input is a header and a list of operations;
+//! `model` is what should be; `world` carries out, `checks` compares. An input is a header and a list of operations;
 //! every byte string is one.
 
+mod checks;
 mod model;
 mod world;
 
