@@ -99,6 +99,18 @@ impl Completion {
         }
     }
 
+    /// Blocks until it has resolved, or the time is over, or for no reason.
+    pub(crate) fn park(&self, timeout: std::time::Duration) {
+        {
+            let mut slot = lock(&self.slot);
+            if slot.remaining == 0 {
+                return;
+            }
+            slot.waiting = Waiting::Thread(std::thread::current());
+        }
+        std::thread::park_timeout(timeout);
+    }
+
     /// Whether it has resolved.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -151,6 +163,13 @@ impl Completer {
         woken.into_iter().for_each(Waiting::wake);
     }
 
+    /// Whether nobody waits any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.slot
+            .as_ref()
+            .is_none_or(|slot| Arc::strong_count(slot) == 1)
+    }
+
     fn finish(&mut self, result: Result<(), LogError>) -> Waiting {
         let Some(slot) = self.slot.take() else {
             return Waiting::Nobody;
@@ -182,7 +201,10 @@ mod tests {
         let (completion, mut completers) = Completion::new(3);
         completers.pop().unwrap().complete(Ok(()));
         assert!(!completion.is_done());
-        completers.pop().unwrap().complete(Err(LogError::GateClosed));
+        completers
+            .pop()
+            .unwrap()
+            .complete(Err(LogError::GateClosed));
         drop(completers);
         assert!(matches!(completion.wait(), Err(LogError::GateClosed)));
     }

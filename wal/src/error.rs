@@ -19,7 +19,9 @@ use crate::words::{InstanceId, Seq, ShardId, Term};
 #[non_exhaustive]
 pub enum LogError {
     /// The gate is closed: the shard is quiesced, or this node does not own it. Nothing was assigned.
-    #[error("the shard's write gate is closed; retry when it serves again, here or at its new owner")]
+    #[error(
+        "the shard's write gate is closed; retry when it serves again, here or at its new owner"
+    )]
     GateClosed,
     /// A write or sync failed before. Nothing more is written until the log is opened again.
     #[error("the log is poisoned ({reason}); writes are refused until it is reopened, reads go on")]
@@ -28,7 +30,9 @@ pub enum LogError {
         reason: Arc<str>,
     },
     /// No room for the next segment, on the disk or under the log's limit. Nothing was half written.
-    #[error("the log is full: {needed} bytes needed, {room} to be had; free disk space or flush the shards that pin the log, writes then go on")]
+    #[error(
+        "the log is full: {needed} bytes needed, {room} to be had; free disk space or flush the shards that pin the log, writes then go on"
+    )]
     Full {
         /// Bytes that the write needs.
         needed: u64,
@@ -52,7 +56,9 @@ pub enum LogError {
         max: usize,
     },
     /// Two bodies for one (term, Seq), or two terms for one Seq: the copies are of different lineages.
-    #[error("shard {shard}: a different record is already here as {seq} of term {term}; this copy is of another lineage and must start again from a checkpoint")]
+    #[error(
+        "shard {shard}: a different record is already here as {seq} of term {term}; this copy is of another lineage and must start again from a checkpoint"
+    )]
     Conflict {
         /// The shard.
         shard: ShardId,
@@ -62,7 +68,9 @@ pub enum LogError {
         seq: Seq,
     },
     /// Records that are not here: truncated, or never received.
-    #[error("shard {shard}: Seqs {missing} are not in this log; take them from another copy, or start again from a checkpoint")]
+    #[error(
+        "shard {shard}: Seqs {missing} are not in this log; take them from another copy, or start again from a checkpoint"
+    )]
     Gap {
         /// The shard.
         shard: ShardId,
@@ -70,7 +78,9 @@ pub enum LogError {
         missing: SeqRange,
     },
     /// A term that does not go on from what is here.
-    #[error("shard {shard}: term {offered} is stale, the log is at {current}; read who owns the shard now")]
+    #[error(
+        "shard {shard}: term {offered} is stale, the log is at {current}; read who owns the shard now"
+    )]
     StaleTerm {
         /// The shard.
         shard: ShardId,
@@ -80,7 +90,9 @@ pub enum LogError {
         current: Term,
     },
     /// A hold that would keep more than its budget from its first moment.
-    #[error("shard {shard}: hold {name:?} would keep {needed} bytes of log, its budget is {budget}; start from a newer checkpoint or raise the budget")]
+    #[error(
+        "shard {shard}: hold {name:?} would keep {needed} bytes of log, its budget is {budget}; start from a newer checkpoint or raise the budget"
+    )]
     HoldOverBudget {
         /// The shard.
         shard: ShardId,
@@ -101,7 +113,9 @@ pub enum LogError {
     #[error(transparent)]
     Damaged(Damage),
     /// The device failed.
-    #[error("{op} of log segment {segment:016x} failed: {source}; check the device, then reopen the log")]
+    #[error(
+        "{op} of log segment {segment:016x} failed: {source}; check the device, then reopen the log"
+    )]
     Io {
         /// What was tried.
         op: &'static str,
@@ -123,7 +137,9 @@ pub enum OpenError {
     #[error(transparent)]
     Damaged(Damage),
     /// Written by a newer version.
-    #[error("log segment {segment:016x} has format version {found}, this program reads up to {supported}: use a newer Watershed")]
+    #[error(
+        "log segment {segment:016x} has format version {found}, this program reads up to {supported}: use a newer Watershed"
+    )]
     NewerFormat {
         /// The version found.
         found: u16,
@@ -139,7 +155,9 @@ pub enum OpenError {
         file: String,
     },
     /// A segment that later ones still need is not there.
-    #[error("log segment {segment:016x} is missing (segment {needed_by:016x} follows it); restore it, or run `watershed wal repair`")]
+    #[error(
+        "log segment {segment:016x} is missing (segment {needed_by:016x} follows it); restore it, or run `watershed wal repair`"
+    )]
     MissingSegment {
         /// The segment.
         segment: u64,
@@ -202,7 +220,10 @@ impl fmt::Display for DamageKind {
             Self::Contents(why) => write!(f, "the frame does not decode ({why})"),
             Self::Head => f.write_str("the segment's head is not readable"),
             Self::CutShort { promised } => {
-                write!(f, "no valid frame, though the segment was durable to offset {promised}")
+                write!(
+                    f,
+                    "no valid frame, though the segment was durable to offset {promised}"
+                )
             }
         }
     }

@@ -12,6 +12,7 @@ mod completion;
 mod digest;
 mod dir;
 mod error;
+mod format;
 mod log;
 pub mod mem;
 mod options;
@@ -21,7 +22,9 @@ mod storage;
 mod sync;
 mod words;
 
-pub use batch::{BatchBuilder, BatchReader, ClientStamp, Op, single_delete, single_put, validate_batch};
+pub use batch::{
+    BatchBuilder, BatchReader, ClientStamp, Op, single_delete, single_put, validate_batch,
+};
 pub use codec::FormatError;
 pub use completion::{Completer, Completion};
 pub use digest::LogDigest;
@@ -35,5 +38,6 @@ pub use record::{Record, RecordKind, StartBody};
 pub use seqset::{EmptyRange, SeqRange, SeqSet};
 pub use storage::{Storage, StorageFile};
 pub use words::{
-    Durability, Epoch, InstanceId, NumberTooLarge, ParseInstanceIdError, Seq, ShardId, Term, TermStart,
+    Durability, Epoch, InstanceId, NumberTooLarge, ParseInstanceIdError, Seq, ShardId, Term,
+    TermStart,
 };

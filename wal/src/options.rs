@@ -46,13 +46,7 @@ impl Default for LogOptions {
 
 impl LogOptions {
     pub(crate) fn validate(&self) -> Result<(), OpenError> {
-        let wrong = |option, value, why| {
-            Err(OpenError::InvalidOption {
-                option,
-                value,
-                why,
-            })
-        };
+        let wrong = |option, value, why| Err(OpenError::InvalidOption { option, value, why });
         if self.segment_bytes < MIN_SEGMENT_BYTES {
             return wrong(
                 "segment_bytes",
