@@ -43,17 +43,16 @@ pub(crate) enum Stored {
 impl Stored {
     /// Compresses a body from `from_bytes` on, and keeps that only if it saves an eighth.
     pub(crate) fn new(body: &Bytes, from_bytes: usize) -> Self {
-        if body.len() >= from_bytes {
-            if let Ok(packed) = zstd::bulk::compress(body, 1) {
-                if packed.len() <= body.len() - body.len() / 8 {
-                    return Self::Zstd {
-                        raw_len: body.len(),
-                        bytes: packed.into(),
-                    };
-                }
-            }
+        let packed = (body.len() >= from_bytes)
+            .then(|| zstd::bulk::compress(body, 1).ok())
+            .flatten();
+        match packed {
+            Some(packed) if packed.len() <= body.len() - body.len() / 8 => Self::Zstd {
+                raw_len: body.len(),
+                bytes: packed.into(),
+            },
+            _ => Self::Raw(body.clone()),
         }
-        Self::Raw(body.clone())
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -132,10 +132,9 @@ impl Core {
             let LocalNote::Flushed(id, seq) = note else {
                 continue;
             };
-            if let Some(at) = state.by_id.get(id).copied() {
-                if let Ok(instance) = state.instance_mut(at) {
-                    instance.flushed_noted = instance.flushed_noted.max(*seq);
-                }
+            let at = state.by_id.get(id).copied();
+            if let Some(Ok(instance)) = at.map(|at| state.instance_mut(at)) {
+                instance.flushed_noted = instance.flushed_noted.max(*seq);
             }
         }
     }
