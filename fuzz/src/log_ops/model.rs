@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use watershed_wal::{
-    Epoch, InstanceId, Record, RecordKind, Seq, ShardId, StartBody, Term, TermStart, single_put,
+    Epoch, InstanceId, Record, RecordKind, Seq, SeqRange, SeqSet, ShardId, StartBody, Term,
+    TermStart, single_put,
 };
 
 /// Where the second term of a receiver's source starts, after its base.
@@ -32,6 +33,8 @@ pub(super) struct Instance {
     pub(super) there: BTreeMap<Seq, Record>,
     /// What must survive power loss.
     pub(super) sure: BTreeSet<Seq>,
+    /// What ever had to, gone or not.
+    pub(super) durable: SeqSet,
     /// Records at or below it may have been allowed to go.
     pub(super) may_be_gone: Seq,
     pub(super) flushed: Seq,
@@ -71,6 +74,7 @@ impl Instance {
             tried: BTreeMap::new(),
             there: BTreeMap::new(),
             sure: BTreeSet::new(),
+            durable: SeqSet::new(),
             may_be_gone: base,
             flushed: base,
             holds: BTreeMap::new(),
@@ -127,6 +131,7 @@ impl Instance {
     pub(super) fn record_done(&mut self, record: Record, durable: bool) {
         if durable {
             self.sure.insert(record.seq());
+            self.durable.insert(record.seq());
         }
         self.there.insert(record.seq(), record);
     }
@@ -148,7 +153,10 @@ impl Instance {
     }
 
     pub(super) fn all_there_is_durable(&mut self) {
-        self.sure.extend(self.there.keys());
+        for seq in self.there.keys() {
+            self.sure.insert(*seq);
+            self.durable.insert(*seq);
+        }
     }
 
     /// What may go now, may have gone from now on.
@@ -157,13 +165,23 @@ impl Instance {
         self.may_be_gone = self.may_be_gone.max(self.flushed.min(held));
     }
 
-    /// The end of what is contiguous after the base, of what is there.
+    /// The end of what is contiguous after the base, of what is here or was, durably.
     pub(super) fn contiguous(&self) -> Seq {
-        let mut end = self.base.max(self.may_be_gone);
-        while self.there.contains_key(&end.next()) {
-            end = end.next();
-        }
-        end
+        let mut had = self.voids();
+        had.union(&self.durable);
+        had.extend(self.there.keys().map(|seq| SeqRange::single(*seq)));
+        had.contiguous_after(self.base)
+    }
+
+    /// What the start records skipped.
+    pub(super) fn voids(&self) -> SeqSet {
+        let starts = self
+            .there
+            .values()
+            .filter(|record| record.kind() == RecordKind::Start);
+        starts
+            .filter_map(|record| StartBody::decode(record.body()).expect("a start body").void)
+            .collect()
     }
 
     pub(super) fn last_there(&self) -> Seq {
@@ -192,32 +210,32 @@ impl Instance {
                 self.id
             );
         }
-        if self.owner {
-            self.check_dense(&found);
-        }
         self.there = found;
+        if self.owner {
+            self.check_dense();
+        }
         self.sure.retain(|seq| self.there.contains_key(seq));
         self.term = None;
         self.gate_open = false;
     }
 
     /// Between the first and the last record of an owner nothing is missing but what a start record voids.
-    fn check_dense(&self, found: &BTreeMap<Seq, Record>) {
-        let voids: Vec<_> = found
-            .values()
-            .filter(|record| record.kind() == RecordKind::Start)
-            .filter_map(|record| StartBody::decode(record.body()).expect("a start body").void)
-            .collect();
-        let mut above = found.range(self.may_be_gone.next()..).map(|(seq, _)| *seq);
+    fn check_dense(&self) {
+        let voids = self.voids();
+        let mut above = self
+            .there
+            .keys()
+            .copied()
+            .filter(|seq| *seq > self.may_be_gone);
         let Some(mut last) = above.next() else {
             return;
         };
         for seq in above {
-            let gap_is_void =
-                || (last.0 + 1..seq.0).all(|n| voids.iter().any(|void| void.contains(Seq(n))));
-            assert!(
-                seq == last.next() || gap_is_void(),
-                "{}: Seqs between {last} and {seq} are missing",
+            let lost = SeqRange::after(last, Seq(seq.0 - 1)).map(|gap| voids.missing(gap));
+            assert_eq!(
+                lost.unwrap_or_default(),
+                [],
+                "{}: Seqs are missing",
                 self.id
             );
             last = seq;
