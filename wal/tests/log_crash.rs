@@ -49,12 +49,23 @@ type Model = BTreeMap<u128, Told>;
 fn body(n: usize) -> Bytes {
     let mut body = format!("{n}:").into_bytes();
     // Some compress, some do not.
-    body.extend((0..n * 131 % 5000).map(|i| if n % 2 == 0 { 7 } else { (i * i * 31 + n) as u8 }));
+    body.extend((0..n * 131 % 5000).map(|i| {
+        if n % 2 == 0 {
+            7
+        } else {
+            (i * i * 31 + n) as u8
+        }
+    }));
     body.into()
 }
 
 /// Submits and waits; `Ok` once told.
-fn write(told: &mut Told, log: &InstanceLog, n: usize, durability: Durability) -> Result<(), LogError> {
+fn write(
+    told: &mut Told,
+    log: &InstanceLog,
+    n: usize,
+    durability: Durability,
+) -> Result<(), LogError> {
     let body = body(n);
     let submitted = log.submit(RecordKind::Batch, body.clone(), durability, Inline::Allowed)?;
     let (seq, opening) = (submitted.seq.0, submitted.term.opening);
@@ -89,7 +100,12 @@ fn live(storage: &MemStorage, model: &mut Model, steps: usize) -> Result<(), Log
         let told = model.entry(id).or_default();
         told.hosted = true;
         check(told, &instance)?;
-        let opening = instance.terms().last().map_or(0, |t| t.term.opening).max(told.opening) + 1;
+        let opening = instance
+            .terms()
+            .last()
+            .map_or(0, |t| t.term.opening)
+            .max(told.opening)
+            + 1;
         told.opening = opening;
         let term = Term::new(Epoch(1), opening);
         let started = instance.start_term(term, Seq(told.durable))?;
@@ -101,7 +117,11 @@ fn live(storage: &MemStorage, model: &mut Model, steps: usize) -> Result<(), Log
     for step in 0..steps {
         let (id, instance) = &hosted[step % 2];
         let told = model.get_mut(id).unwrap();
-        let durability = if step % 5 == 3 { Durability::Buffered } else { Durability::Sync };
+        let durability = if step % 5 == 3 {
+            Durability::Buffered
+        } else {
+            Durability::Sync
+        };
         write(told, instance, step, durability)?;
         if step % 11 == 5 {
             let value = Bytes::from(format!("note {step}"));
@@ -130,7 +150,11 @@ fn live(storage: &MemStorage, model: &mut Model, steps: usize) -> Result<(), Log
 
 fn check(told: &mut Told, log: &InstanceLog) -> Result<(), LogError> {
     let durable = log.watermarks().durable.0;
-    assert!(durable >= told.durable, "durable {durable}, told {}", told.durable);
+    assert!(
+        durable >= told.durable,
+        "durable {durable}, told {}",
+        told.durable
+    );
     let note = log.note("quiesce");
     assert!(
         note == told.note || (told.note_maybe.is_some() && note == told.note_maybe),
@@ -140,9 +164,14 @@ fn check(told: &mut Told, log: &InstanceLog) -> Result<(), LogError> {
     told.note_maybe = None;
     if let Some(from) = told.hold {
         let hold = log.holds().into_iter().find(|hold| hold.name == "hold");
-        assert!(hold.is_some_and(|hold| hold.from.0 <= from), "the hold is gone");
+        assert!(
+            hold.is_some_and(|hold| hold.from.0 <= from),
+            "the hold is gone"
+        );
     }
-    let kept = told.hold.map_or(told.flushed, |hold| hold.min(told.flushed));
+    let kept = told
+        .hold
+        .map_or(told.flushed, |hold| hold.min(told.flushed));
     let Some(range) = SeqRange::after(Seq(kept), Seq(durable)) else {
         return Ok(());
     };
@@ -158,7 +187,10 @@ fn check(told: &mut Told, log: &InstanceLog) -> Result<(), LogError> {
             assert_eq!(told.submitted.get(&key), Some(record.body()), "{key:?}");
         }
     }
-    let must = told.acked.iter().filter(|(seq, _)| kept < **seq && **seq <= told.durable);
+    let must = told
+        .acked
+        .iter()
+        .filter(|(seq, _)| kept < **seq && **seq <= told.durable);
     for (seq, (opening, body)) in must {
         let here = found.iter().find(|record| record.seq().0 == *seq);
         // A buffered one that was cut before a later start is no longer told.
@@ -186,7 +218,12 @@ fn total_changes() -> u64 {
 fn a_crash_at_every_change_loses_nothing_that_was_acknowledged() {
     let total = total_changes();
     for at in 1..=total + 5 {
-        for survival in [Survival::None, Survival::All, Survival::Seeded(at), Survival::Seeded(!at)] {
+        for survival in [
+            Survival::None,
+            Survival::All,
+            Survival::Seeded(at),
+            Survival::Seeded(!at),
+        ] {
             let storage = MemStorage::new();
             storage.set_injector(Some(Injector::crash_at_change(at)));
             let mut model = Model::new();
@@ -213,7 +250,8 @@ fn a_device_error_at_every_change_poisons_and_loses_nothing() {
             storage.set_injector(Some(injector.clone()));
             let mut model = Model::new();
             match live(&storage, &mut model, STEPS) {
-                Ok(()) | Err(LogError::Poisoned { .. } | LogError::Closed | LogError::Full { .. }) => {}
+                Ok(())
+                | Err(LogError::Poisoned { .. } | LogError::Closed | LogError::Full { .. }) => {}
                 Err(error) => panic!("{injector}: {error}"),
             }
             let storage = storage.crash(Survival::Seeded(at));

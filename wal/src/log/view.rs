@@ -21,7 +21,7 @@ use crate::storage::Storage;
 use crate::words::{InstanceId, Seq, ShardId, TermStart};
 
 /// How often a view starts over because the owner took files away under it.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: usize = 4;
 /// What a reader takes in one step.
 const STEP: usize = 1 << 20;
 
@@ -187,11 +187,14 @@ impl LogView {
     }
 }
 
-/// Files that went away, or were replaced, between listing and reading.
+/// What a running owner can make us see: files that went away between listing and reading, and a read that has
+/// an old front and a new end. What is really so is still so at the next attempt.
 fn moved_under_us(error: &OpenError) -> bool {
     match error {
         OpenError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
-        OpenError::MissingSegment { .. } => true,
+        OpenError::MissingSegment { .. } | OpenError::Damaged(_) | OpenError::Foreign { .. } => {
+            true
+        }
         _ => false,
     }
 }
