@@ -60,9 +60,8 @@ impl FileImage {
         if data.is_empty() {
             return Ok(());
         }
-        // A gap that the write leaves behind the old end reads as zeros and is as unsynced as the rest.
-        let changed_from = start.min(self.live.len().max(self.durable_len));
-        let sectors = changed_from / SECTOR..end.div_ceil(SECTOR);
+        // A gap that the write leaves behind the old end needs no entries: it is zeros in every state.
+        let sectors = start / SECTOR..end.div_ceil(SECTOR);
         for sector in sectors.clone() {
             if !self.dirty.contains_key(&sector) {
                 let durable = self.sector(sector).to_vec();
