@@ -9,13 +9,13 @@ use std::path::{Component, Path};
 use rocksdb::{DB, IteratorMode, Options, ReadOptions};
 use watershed_wal::TermStart;
 
+use super::Store;
 use super::env::StoreEnv;
 use super::error::StoreError;
 use super::files::{self, FileInfo};
 use super::format::{self, Applied, USER_RANGE};
 use super::open::load_marks;
 use super::read::take_apart;
-use super::Store;
 
 /// A finished checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ impl Store {
                 .and_then(|maker| maker.create_checkpoint(&making))
                 .map_err(|e| inner.failed("make a checkpoint", e))?;
         }
+        remove_empty_logs(&making)?;
         let db = DB::open_for_read_only(inner.env.read_only(), &making, false)
             .map_err(|e| StoreError::rocks("open a checkpoint", &making, e))?;
         let (applied, terms) = load_marks(&db, &making)?;
@@ -94,6 +95,17 @@ impl Store {
         scan_all(&db, dir, applied)?;
         Ok(applied)
     }
+}
+
+/// RocksDB copies its own log too. Nothing is ever in it, so there is nothing to send or check.
+fn remove_empty_logs(dir: &Path) -> Result<(), StoreError> {
+    for (name, len) in files::list(dir)? {
+        if len == 0 && Path::new(&name).extension().is_some_and(|e| e == "log") {
+            let path = dir.join(name);
+            std::fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
 }
 
 fn verify_files(dir: &Path, files: &[FileInfo]) -> Result<(), StoreError> {
@@ -163,7 +175,10 @@ fn scan_all(db: &DB, dir: &Path, applied: Applied) -> Result<(), StoreError> {
             .ok_or_else(|| StoreError::damaged(dir, "a key is not in its place"))?;
         let (head, _) = take_apart(dir, &stored)?;
         if head.seq > applied.seq {
-            let what = format!("it has a value of Seq {}, its mark is {}", head.seq, applied.seq);
+            let what = format!(
+                "it has a value of Seq {}, its mark is {}",
+                head.seq, applied.seq
+            );
             return Err(StoreError::damaged(dir, what));
         }
     }

@@ -179,7 +179,9 @@ fn table_options(cache: Option<&Cache>) -> BlockBasedOptions {
 
 fn forward_log(level: LogLevel, line: &str) {
     match level {
-        LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "watershed::rocksdb", "{line}"),
+        LogLevel::Error | LogLevel::Fatal => {
+            tracing::error!(target: "watershed::rocksdb", "{line}")
+        }
         _ => tracing::warn!(target: "watershed::rocksdb", "{line}"),
     }
 }

@@ -25,7 +25,9 @@ pub(crate) enum StoreError {
     )]
     Damaged { dir: PathBuf, what: String },
     /// Another process, or this one, has it open.
-    #[error("the store in {dir:?} is in use: {what}; close the other user first, or open it read-only")]
+    #[error(
+        "the store in {dir:?} is in use: {what}; close the other user first, or open it read-only"
+    )]
     Locked { dir: PathBuf, what: String },
     /// Made by a newer program.
     #[error(
@@ -44,21 +46,27 @@ pub(crate) enum StoreError {
         source: Arc<std::io::Error>,
     },
     /// RocksDB failed, for a cause other than those above.
-    #[error("RocksDB could not {op} in {dir:?}: {message}; re-open the store, check the disk and its free space")]
+    #[error(
+        "RocksDB could not {op} in {dir:?}: {message}; re-open the store, check the disk and its free space"
+    )]
     Rocks {
         op: &'static str,
         dir: PathBuf,
         message: String,
     },
     /// A record that does not follow what is applied: a bug of the caller, nothing was applied.
-    #[error("record {found} does not follow {applied}, the last applied one, in {dir:?}; nothing of its group was applied")]
+    #[error(
+        "record {found} does not follow {applied}, the last applied one, in {dir:?}; nothing of its group was applied"
+    )]
     NotContiguous {
         dir: PathBuf,
         applied: Seq,
         found: Seq,
     },
     /// A record of a term lower than one that is applied: it is of another lineage.
-    #[error("record {seq} is of term {found}, {applied} is applied already in {dir:?}; this copy's lineage has parted from the log's, start again from a checkpoint")]
+    #[error(
+        "record {seq} is of term {found}, {applied} is applied already in {dir:?}; this copy's lineage has parted from the log's, start again from a checkpoint"
+    )]
     OldTerm {
         dir: PathBuf,
         seq: Seq,
@@ -74,7 +82,9 @@ pub(crate) enum StoreError {
         source: FormatError,
     },
     /// A record of a newer program.
-    #[error("record {seq} in {dir:?} holds {what}, which this program cannot apply: use a newer Watershed")]
+    #[error(
+        "record {seq} in {dir:?} holds {what}, which this program cannot apply: use a newer Watershed"
+    )]
     Unsupported {
         dir: PathBuf,
         seq: Seq,
@@ -87,7 +97,9 @@ pub(crate) enum StoreError {
     #[error("the store in {dir:?} is closed; open it again")]
     Closed { dir: PathBuf },
     /// A write on a store that was opened to read.
-    #[error("the store in {dir:?} is open read-only; open it for writing where no other process has it")]
+    #[error(
+        "the store in {dir:?} is open read-only; open it for writing where no other process has it"
+    )]
     ReadOnly { dir: PathBuf },
     /// A file of the list is not there.
     #[error("{path:?} is missing; fetch it again")]

@@ -176,13 +176,19 @@ mod tests {
         };
         let (key, value) = encode_term_start(&start);
         assert_eq!(decode_term_start(&key, &value), Some(start));
-        assert!(key.as_slice() >= &TERM_RANGE.0 && key.as_slice() < &TERM_RANGE.1);
+        assert!(key[..] >= TERM_RANGE.0[..] && key[..] < TERM_RANGE.1[..]);
         let head = ValueHead {
             seq: Seq(1 << 40),
             tombstone: true,
         };
         assert_eq!(ValueHead::decode(&head.encode()), Some((head, &[][..])));
-        for bad in [&[][..], &[0; 8], &[2; 9], &[1, 0, 0, 0, 0, 0, 0, 0, 0, b'x'], &[0, 255, 255, 255, 255, 255, 255, 255, 255]] {
+        for bad in [
+            &[][..],
+            &[0; 8],
+            &[2; 9],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 0, b'x'],
+            &[0, 255, 255, 255, 255, 255, 255, 255, 255],
+        ] {
             assert_eq!(ValueHead::decode(bad), None, "{bad:?}");
         }
     }

@@ -27,9 +27,7 @@ mod tests;
 mod version;
 
 use std::path::{Path, PathBuf};
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rocksdb::{DB, ReadOptions, ReadTier, WriteOptions};
 use watershed_wal::{Seq, TermStart};

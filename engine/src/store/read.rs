@@ -48,8 +48,10 @@ impl Store {
                 let Some(stored) = found.map_err(|e| inner.failed("read", e))? else {
                     return Ok(None);
                 };
-                Ok(owned_value(&inner.dir, stored)?
-                    .map(|(seq, value)| (value, terms.version(seq))))
+                Ok(
+                    owned_value(&inner.dir, stored)?
+                        .map(|(seq, value)| (value, terms.version(seq))),
+                )
             })
             .collect()
     }

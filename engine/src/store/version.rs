@@ -103,7 +103,14 @@ mod tests {
         assert!(low < high);
         assert_eq!(high.to_string(), "2.1.7");
         assert_eq!("2.1.7".parse(), Ok(high));
-        for bad in ["", "1.2", "1.2.3.4", "1..2", "+1.2.3", "1.2.18446744073709551615"] {
+        for bad in [
+            "",
+            "1.2",
+            "1.2.3.4",
+            "1..2",
+            "+1.2.3",
+            "1.2.18446744073709551615",
+        ] {
             assert_eq!(bad.parse::<Version>(), Err(ParseVersionError), "{bad}");
         }
         let json = serde_json::to_string(&high).unwrap();
