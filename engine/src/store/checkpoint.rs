@@ -46,7 +46,7 @@ impl Store {
             let db = inner.db()?;
             rocksdb::checkpoint::Checkpoint::new(&db)
                 .and_then(|maker| maker.create_checkpoint(&making))
-                .map_err(|e| inner.failed("make a checkpoint", e))?;
+                .map_err(|e| StoreError::rocks("make a checkpoint", &inner.dir, e))?;
         }
         remove_empty_logs(&making)?;
         let db = DB::open_for_read_only(inner.env.read_only(), &making, false)
@@ -82,14 +82,19 @@ impl Store {
     ///
     /// # Errors
     /// The first thing that is wrong, by name.
-    pub(crate) fn verify_dir(dir: &Path, files: &[FileInfo]) -> Result<Applied, StoreError> {
+    pub(crate) fn verify_dir(
+        env: &StoreEnv,
+        dir: &Path,
+        files: &[FileInfo],
+    ) -> Result<Applied, StoreError> {
         verify_files(dir, files)?;
-        let failed = |e| StoreError::rocks("open a copy", dir, e);
         let open = |options: &Options| DB::open_for_read_only(options, dir, false);
         // Not every file system takes direct reads; one that does not says so at the first file.
-        let db = match open(&StoreEnv::verifying(true).map_err(failed)?) {
+        let db = match open(&env.verifying(true)) {
             Ok(db) => db,
-            Err(_) => open(&StoreEnv::verifying(false).map_err(failed)?).map_err(failed)?,
+            Err(_) => {
+                open(&env.verifying(false)).map_err(|e| StoreError::rocks("open a copy", dir, e))?
+            }
         };
         let (applied, _) = load_marks(&db, dir)?;
         scan_all(&db, dir, applied)?;

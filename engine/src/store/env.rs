@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, Env, InfoLogger, LogLevel, Options,
-    WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, Env, InfoLogger, LogLevel,
+    LruCacheOptions, Options, WriteBufferManager,
 };
 
 use super::error::StoreError;
@@ -65,7 +65,7 @@ impl StoreEnv {
         let threads = to_c_int(limits.background_threads.max(1));
         env.set_low_priority_background_threads(threads);
         env.set_high_priority_background_threads(threads);
-        let cache = Cache::new_lru_cache(limits.block_cache_bytes);
+        let cache = block_cache(limits.block_cache_bytes);
         let buffers =
             WriteBufferManager::new_write_buffer_manager(limits.write_buffer_bytes, false);
 
@@ -99,12 +99,11 @@ impl StoreEnv {
     }
 
     /// For verifying: nothing cached by RocksDB, so that what is checked is what the device has.
-    pub(super) fn verifying(direct: bool) -> Result<Options, rocksdb::Error> {
-        let mut options = base_options(&Env::new()?)?;
+    pub(super) fn verifying(&self, direct: bool) -> Options {
+        let mut options = self.0.read_only.clone();
         options.set_block_based_table_factory(&table_options(None));
-        options.set_max_open_files(-1);
         options.set_use_direct_reads(direct);
-        Ok(options)
+        options
     }
 
     /// Bytes of the block cache and of the memtables that all stores use now.
@@ -152,12 +151,17 @@ fn base_options(env: &Env) -> Result<Options, rocksdb::Error> {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_level_compaction_dynamic_level_bytes(true);
-    options.set_bytes_per_sync(mib_u64(1));
+    options.set_bytes_per_sync(1 << 20);
     Ok(options)
 }
 
-fn mib_u64(n: u64) -> u64 {
-    n << 20
+/// A cache in parts of at least 4 MiB, so that one large value does not take a part for itself.
+fn block_cache(bytes: usize) -> Cache {
+    let parts = (bytes / (4 * MIB)).clamp(1, 64);
+    let mut options = LruCacheOptions::default();
+    options.set_capacity(bytes);
+    options.set_num_shard_bits(i32::try_from(parts.ilog2()).unwrap_or(0));
+    Cache::new_lru_cache_opts(&options)
 }
 
 fn table_options(cache: Option<&Cache>) -> BlockBasedOptions {
@@ -165,12 +169,18 @@ fn table_options(cache: Option<&Cache>) -> BlockBasedOptions {
     table.set_block_size(8 * KIB);
     table.set_bloom_filter(10.0, false);
     table.set_format_version(6);
+    // In parts: a whole filter or index of a large SST may be more than a part of the cache holds, and would
+    // then be read anew at every get.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(8 * KIB);
     match cache {
         Some(cache) => {
             table.set_block_cache(cache);
             // Else each open file holds its index and filter outside the cache's bound.
             table.set_cache_index_and_filter_blocks(true);
             table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+            table.set_pin_top_level_index_and_filter(true);
         }
         None => table.disable_cache(),
     }

@@ -144,8 +144,11 @@ impl StoreError {
         let message = error.into_string();
         match kind {
             ErrorKind::Corruption => Self::Damaged { dir, what: message },
-            // RocksDB says "lock hold by current process" or "While lock file", both as I/O errors.
-            ErrorKind::IOError if message.contains("lock") && op == "open" => {
+            // RocksDB has no kind for this: the first is this process, the second another.
+            ErrorKind::IOError
+                if message.starts_with("IO error: lock hold by current process")
+                    || message.starts_with("IO error: While lock file") =>
+            {
                 Self::Locked { dir, what: message }
             }
             _ => Self::Rocks { op, dir, message },

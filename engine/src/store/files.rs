@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::error::StoreError;
 
 /// One file of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct FileInfo {
     pub(crate) name: String,
     pub(crate) len: u64,

@@ -65,7 +65,7 @@ struct Inner {
     /// Published after the records can be seen.
     applied: Mutex<Applied>,
     snapshots: Snapshots,
-    /// What RocksDB last failed with, until it is re-opened.
+    /// What RocksDB last failed to write, until it is re-opened.
     failure: Mutex<Option<String>>,
     reads: ReadOptions,
     persisted_reads: ReadOptions,
@@ -111,7 +111,7 @@ impl Store {
         let db = inner.db()?;
         let stored = db
             .get_pinned_opt(format::APPLIED_KEY, &inner.persisted_reads)
-            .map_err(|e| inner.failed("read the flushed mark", e))?;
+            .map_err(|e| StoreError::rocks("read the flushed mark", &inner.dir, e))?;
         stored
             .and_then(|bytes| Applied::decode(&bytes))
             .ok_or_else(|| StoreError::damaged(&inner.dir, "its applied mark is missing"))
@@ -133,7 +133,7 @@ impl Store {
         Ok(self.flushed()?.seq)
     }
 
-    /// What RocksDB failed with since it was opened, if it did: then writes fail until
+    /// What RocksDB failed to write since it was opened, if it did: then writes may fail until
     /// [`Store::reopen`] has dropped what was not flushed and the log is replayed.
     pub(crate) fn background_error(&self) -> Option<String> {
         if let Some(failure) = lock(&self.0.failure).clone() {
@@ -203,7 +203,8 @@ impl Inner {
         Ok(())
     }
 
-    /// An error of RocksDB, remembered for [`Store::background_error`].
+    /// A failed write of RocksDB, remembered for [`Store::background_error`]. A failed read says nothing about
+    /// the next one, and opening again would not heal it.
     fn failed(&self, op: &'static str, error: rocksdb::Error) -> StoreError {
         let error = StoreError::rocks(op, &self.dir, error);
         *lock(&self.failure) = Some(error.to_string());

@@ -45,7 +45,8 @@ impl Store {
         found
             .into_iter()
             .map(|found| {
-                let Some(stored) = found.map_err(|e| inner.failed("read", e))? else {
+                let Some(stored) = found.map_err(|e| StoreError::rocks("read", &inner.dir, e))?
+                else {
                     return Ok(None);
                 };
                 Ok(
@@ -64,7 +65,7 @@ impl Store {
         let inner = &self.0;
         let db = inner.db()?;
         let stored = format::with_user_key(key, |key| db.get_pinned_opt(key, &inner.reads));
-        match stored.map_err(|e| inner.failed("read", e))? {
+        match stored.map_err(|e| StoreError::rocks("read", &inner.dir, e))? {
             None => Ok(None),
             Some(stored) => {
                 let (head, value) = take_apart(&inner.dir, &stored)?;

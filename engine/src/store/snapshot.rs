@@ -82,7 +82,7 @@ impl Store {
         let applied = held
             .borrow_dependent()
             .get_pinned(APPLIED_KEY)
-            .map_err(|e| inner.failed("read its marks", e))?
+            .map_err(|e| StoreError::rocks("read its marks", &inner.dir, e))?
             .and_then(|bytes| Applied::decode(&bytes))
             .ok_or_else(|| StoreError::damaged(&inner.dir, "its applied mark is missing"))?;
         let slot = Arc::new(RwLock::new(Some(held)));

@@ -101,7 +101,7 @@ fn numbered(n: u64) -> Record {
 
 /// Large enough that some thousands of records make RocksDB flush by itself.
 fn numbered_value(n: u64) -> Option<Vec<u8>> {
-    (n % 7 != 0).then(|| [&n.to_le_bytes()[..], &[0; 500]].concat())
+    (!n.is_multiple_of(7)).then(|| [&n.to_le_bytes()[..], &[0; 500]].concat())
 }
 
 /// The store holds exactly the numbered records up to its mark, by reads, by scan and by digest.

@@ -43,7 +43,10 @@ fn rule_02_the_mark_is_what_the_finished_checkpoint_holds() {
             let made = made.unwrap();
             assert!(made.applied.seq >= before);
             assert_eq!(made.terms.len(), 1);
-            assert_eq!(Store::verify_dir(&into, &made.files).unwrap(), made.applied);
+            assert_eq!(
+                Store::verify_dir(&env, &into, &made.files).unwrap(),
+                made.applied
+            );
             let copy = Store::open(&env, &into).unwrap();
             assert_eq!(copy.applied(), made.applied);
             assert_numbered_prefix(&copy);
@@ -57,7 +60,7 @@ fn rule_02_the_mark_is_what_the_finished_checkpoint_holds() {
 #[test]
 fn a_checkpoint_is_not_made_over_anything() {
     let temp = temp();
-    let (_env, store) = started(&temp.path().join("s"));
+    let (env, store) = started(&temp.path().join("s"));
     let into = temp.path().join("c");
     fs::create_dir(&into).unwrap();
     assert!(matches!(
@@ -71,14 +74,14 @@ fn a_checkpoint_is_not_made_over_anything() {
         fs::write(temp.path().join(left).join("000001.sst"), b"half").unwrap();
     }
     let made = store.checkpoint(&into).unwrap();
-    Store::verify_dir(&into, &made.files).unwrap();
+    Store::verify_dir(&env, &into, &made.files).unwrap();
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 2);
 }
 
 #[test]
 fn a_flipped_byte_in_any_file_is_found() {
     let temp = temp();
-    let (_env, checkpoint) = checkpointed(temp.path());
+    let (env, checkpoint) = checkpointed(temp.path());
     let dir = temp.path().join("c");
     for kind in [".sst", "MANIFEST", "CURRENT", "OPTIONS"] {
         assert!(
@@ -96,7 +99,7 @@ fn a_flipped_byte_in_any_file_is_found() {
             // A new file: the old one is linked to the store's own.
             fs::remove_file(&path).unwrap();
             fs::write(&path, bytes).unwrap();
-            let error = Store::verify_dir(&dir, &checkpoint.files).unwrap_err();
+            let error = Store::verify_dir(&env, &dir, &checkpoint.files).unwrap_err();
             assert!(
                 matches!(&error, StoreError::FileChecksum { path: found, .. } if *found == path),
                 "{error}"
@@ -105,7 +108,7 @@ fn a_flipped_byte_in_any_file_is_found() {
         fs::write(&path, &whole).unwrap();
     }
     assert_eq!(
-        Store::verify_dir(&dir, &checkpoint.files).unwrap(),
+        Store::verify_dir(&env, &dir, &checkpoint.files).unwrap(),
         checkpoint.applied
     );
 }
@@ -113,28 +116,28 @@ fn a_flipped_byte_in_any_file_is_found() {
 #[test]
 fn missing_cut_and_extra_files_are_found() {
     let temp = temp();
-    let (_env, checkpoint) = checkpointed(temp.path());
+    let (env, checkpoint) = checkpointed(temp.path());
     let dir = temp.path().join("c");
     for file in &checkpoint.files {
         let path = dir.join(&file.name);
         let whole = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let error = Store::verify_dir(&dir, &checkpoint.files).unwrap_err();
+        let error = Store::verify_dir(&env, &dir, &checkpoint.files).unwrap_err();
         assert!(matches!(error, StoreError::FileMissing { .. }), "{error}");
         fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-        let error = Store::verify_dir(&dir, &checkpoint.files).unwrap_err();
+        let error = Store::verify_dir(&env, &dir, &checkpoint.files).unwrap_err();
         assert!(matches!(error, StoreError::FileLength { .. }), "{error}");
         fs::write(&path, &whole).unwrap();
     }
     for extra in ["999999.sst", "anything"] {
         fs::write(dir.join(extra), b"").unwrap();
-        let error = Store::verify_dir(&dir, &checkpoint.files).unwrap_err();
+        let error = Store::verify_dir(&env, &dir, &checkpoint.files).unwrap_err();
         assert!(matches!(error, StoreError::FileExtra { .. }), "{error}");
         fs::remove_file(dir.join(extra)).unwrap();
     }
     fs::create_dir(dir.join("directory")).unwrap();
     assert!(matches!(
-        Store::verify_dir(&dir, &checkpoint.files),
+        Store::verify_dir(&env, &dir, &checkpoint.files),
         Err(StoreError::FileExtra { .. })
     ));
 }
@@ -142,14 +145,14 @@ fn missing_cut_and_extra_files_are_found() {
 #[test]
 fn a_list_that_leaves_its_directory_or_repeats_itself_is_refused() {
     let temp = temp();
-    let (_env, checkpoint) = checkpointed(temp.path());
+    let (env, checkpoint) = checkpointed(temp.path());
     let dir = temp.path().join("c");
     let first = checkpoint.files[0].name.clone();
     for name in ["../s/CURRENT", "/etc/passwd", "", ".", "..", "a/b", &first] {
         let mut files = checkpoint.files.clone();
         files.push(files[0].clone());
         files.last_mut().unwrap().name = name.to_owned();
-        let error = Store::verify_dir(&dir, &files).unwrap_err();
+        let error = Store::verify_dir(&env, &dir, &files).unwrap_err();
         assert!(
             matches!(error, StoreError::FileList { .. }),
             "{name}: {error}"
@@ -161,7 +164,7 @@ fn a_list_that_leaves_its_directory_or_repeats_itself_is_refused() {
 #[test]
 fn damage_under_a_matching_list_is_found_by_the_scan() {
     let temp = temp();
-    let (_env, mut checkpoint) = checkpointed(temp.path());
+    let (env, mut checkpoint) = checkpointed(temp.path());
     let dir = temp.path().join("c");
     let mut flipped = 0;
     for file in &mut checkpoint.files {
@@ -177,6 +180,6 @@ fn damage_under_a_matching_list_is_found_by_the_scan() {
         flipped += 1;
     }
     assert!(flipped > 0);
-    let error = Store::verify_dir(&dir, &checkpoint.files).unwrap_err();
+    let error = Store::verify_dir(&env, &dir, &checkpoint.files).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
 }

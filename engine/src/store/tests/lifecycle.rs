@@ -221,6 +221,34 @@ fn reopening_falls_back_to_what_is_flushed() {
 }
 
 #[test]
+fn a_failed_flush_counts_nothing_as_flushed_and_reopening_heals_it() {
+    let temp = temp();
+    let (_env, store) = started(&temp.path().join("s"));
+    let t1 = term(1, 1);
+    store.flush().unwrap();
+    let flushed = store.applied();
+    store.apply(&[put(t1, 2, b"a", b"1")]).unwrap();
+    assert_eq!(store.background_error(), None);
+    // The device is gone, then back with what it had.
+    let away = temp.path().join("away");
+    std::fs::rename(store.dir(), &away).unwrap();
+    let error = store.flush().unwrap_err();
+    assert!(error.needs_reopen(), "{error:?}");
+    assert!(store.background_error().is_some());
+    assert_eq!(store.flushed().unwrap(), flushed);
+    assert!(store.get(b"a").unwrap().is_some(), "reads go on");
+    let missing = store.reopen().unwrap_err();
+    assert!(matches!(missing, StoreError::Missing { .. }), "{missing:?}");
+    assert!(matches!(store.get(b"a"), Err(StoreError::Closed { .. })));
+    std::fs::rename(&away, store.dir()).unwrap();
+    store.reopen().unwrap();
+    assert_eq!(store.background_error(), None);
+    assert_eq!(store.applied(), flushed);
+    store.apply(&[put(t1, 2, b"a", b"1")]).unwrap();
+    assert_eq!(store.flush().unwrap(), Seq(2));
+}
+
+#[test]
 fn errors_name_the_directory_and_the_cause() {
     let temp = temp();
     let env = env();
