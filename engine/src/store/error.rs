@@ -7,6 +7,9 @@ use std::sync::Arc;
 use thiserror::Error;
 use watershed_wal::{FormatError, RecordKind, Seq, Term};
 
+/// What opening a store is called in errors.
+pub(super) const OPEN: &str = "open";
+
 /// Why a store did not do what it was asked.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -150,6 +153,12 @@ impl StoreError {
                     || message.starts_with("IO error: While lock file") =>
             {
                 Self::Locked { dir, what: message }
+            }
+            // CURRENT is there, so the store is; a file that its manifest names is not.
+            ErrorKind::IOError | ErrorKind::NotFound
+                if op == OPEN && message.contains("No such file or directory") =>
+            {
+                Self::Damaged { dir, what: message }
             }
             _ => Self::Rocks { op, dir, message },
         }

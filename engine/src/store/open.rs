@@ -8,7 +8,7 @@ use rocksdb::{DB, IteratorMode, Options, ReadOptions, WriteBatch};
 use watershed_wal::{Seq, Term, TermStart};
 
 use super::env::StoreEnv;
-use super::error::StoreError;
+use super::error::{OPEN, StoreError};
 use super::format::{self, APPLIED_KEY, Applied, FORMAT, FORMAT_KEY, TERM_RANGE};
 use super::snapshot::Snapshots;
 use super::terms::Terms;
@@ -185,7 +185,7 @@ fn open_db(
     } else {
         DB::open(env.writable(), dir)
     };
-    let db = db.map_err(|e| StoreError::rocks("open", dir, e))?;
+    let db = db.map_err(|e| StoreError::rocks(OPEN, dir, e))?;
     let (applied, terms) = load_marks(&db, dir)?;
     Ok((db, applied, terms))
 }

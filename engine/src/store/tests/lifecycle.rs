@@ -285,17 +285,52 @@ fn errors_name_the_directory_and_the_cause() {
     ));
     reader.close().unwrap();
     store.close().unwrap();
+}
 
-    let manifest = std::fs::read_dir(&dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_str().unwrap().contains("MANIFEST"))
+#[test]
+fn a_damaged_cut_or_missing_file_is_found_at_opening_and_named() {
+    let temp = temp();
+    let (env, store) = started(&temp.path().join("s"));
+    store
+        .apply(&[put(term(1, 1), 2, b"a", &[7; 1000])])
         .unwrap();
-    let mut bytes = std::fs::read(&manifest).unwrap();
-    bytes[10] ^= 1;
-    std::fs::write(&manifest, bytes).unwrap();
-    let damaged = Store::open(&env, &dir).unwrap_err();
-    assert!(damaged.is_damage(), "{damaged:?}");
+    let dir = store.dir().to_owned();
+    store.close().unwrap();
+    for (kind, cut) in [
+        (".sst", true),
+        (".sst", false),
+        ("MANIFEST", true),
+        ("MANIFEST", false),
+    ] {
+        let copy = temp.path().join("copy");
+        copy_dir(&dir, &copy).unwrap();
+        let paths = std::fs::read_dir(&copy).unwrap();
+        for path in paths.map(|entry| entry.unwrap().path()) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if name.contains(kind) && cut {
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[10] ^= 1;
+                bytes.truncate(bytes.len() - 1);
+                std::fs::write(&path, bytes).unwrap();
+            } else if name.contains(kind) {
+                std::fs::remove_file(&path).unwrap();
+            }
+        }
+        for opened in [Store::open(&env, &copy), Store::open_read_only(&env, &copy)] {
+            let error = opened.unwrap_err();
+            assert!(error.is_damage(), "{kind} {cut}: {error:?}");
+            assert!(error.to_string().contains(copy.to_str().unwrap()));
+        }
+        std::fs::remove_dir_all(&copy).unwrap();
+    }
+}
+
+#[test]
+fn handles_can_go_to_other_threads() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<Store>();
+    check::<StoreSnapshot>();
+    check::<StoreEnv>();
 }
 
 #[test]
