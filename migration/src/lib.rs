@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The migration protocol of Watershed as pure state machines.
+#![forbid(unsafe_code)]
+
+pub mod anti_entropy;
+mod certificate;
+mod config;
+mod evidence;
+mod gate;
+pub mod messages;
+mod placement;
+pub mod transitions;
+mod words;
+
+pub use certificate::{CERTIFICATE_VERSION, Certificate, CertificateError, Party};
+pub use config::{MigrationConfig, OutOfBounds, SafetyPolicy};
+pub use evidence::{Evidence, EvidenceError, SourceMarks, TargetMarks};
+pub use gate::{MigrationCoordinator, Refusal, SafeConfig};
+pub use placement::{
+    BrokenRule, Frozen, HighestSeen, MigrationRecord, PlacementRecord, Proof, WentBack,
+};
+pub use transitions::{Claim, PhaseChange, PlacementError};
+pub use words::{
+    Attempt, DriverTerm, InvalidNodeId, MigrationId, NodeId, Now, ParseMigrationIdError,
+    ParsePhaseError, Phase, Revision,
+};
