@@ -77,7 +77,9 @@ pub struct Party {
 #[non_exhaustive]
 pub enum CertificateError {
     /// Written by a newer Watershed.
-    #[error("the certificate is of version {found}, this program reads {CERTIFICATE_VERSION}: use a newer one")]
+    #[error(
+        "the certificate is of version {found}, this program reads {CERTIFICATE_VERSION}: use a newer one"
+    )]
     Newer {
         /// Its version.
         found: u32,
@@ -110,17 +112,44 @@ impl Certificate {
         let epoch_after = self.source.epoch.0.checked_add(1);
         let rules = [
             ("its version is 0", self.version > 0),
-            ("source and target are one node", self.source.node != self.target.node),
-            ("source and target are one copy", self.source.instance != self.target.instance),
-            ("the epoch was not raised by one", epoch_after == Some(self.target.epoch.0)),
-            ("the source's term is not of its epoch", self.source.term.epoch == self.source.epoch),
-            ("the target's term is not of its epoch", self.target.term.epoch == self.target.epoch),
+            (
+                "source and target are one node",
+                self.source.node != self.target.node,
+            ),
+            (
+                "source and target are one copy",
+                self.source.instance != self.target.instance,
+            ),
+            (
+                "the epoch was not raised by one",
+                epoch_after == Some(self.target.epoch.0),
+            ),
+            (
+                "the source's term is not of its epoch",
+                self.source.term.epoch == self.source.epoch,
+            ),
+            (
+                "the target's term is not of its epoch",
+                self.target.term.epoch == self.target.epoch,
+            ),
             ("F is before B", seqs.is_some()),
             ("records are missing", self.missing.is_empty()),
-            ("the digests differ", self.digest_source == self.digest_target),
-            ("it counts more records than Seqs", Some(self.digest_source.count) <= seqs),
-            ("it activated without an attempt", self.attempts > Attempt(0)),
-            ("its safety policy skipped the delta pass", self.safety.delta_pass),
+            (
+                "the digests differ",
+                self.digest_source == self.digest_target,
+            ),
+            (
+                "it counts more records than Seqs",
+                Some(self.digest_source.count) <= seqs,
+            ),
+            (
+                "it activated without an attempt",
+                self.attempts > Attempt(0),
+            ),
+            (
+                "its safety policy skipped the delta pass",
+                self.safety.delta_pass,
+            ),
             ("its verdict is another", self.verdict == Self::VERDICT),
             ("it names a file twice", distinct(&self.files)),
         ];

@@ -90,7 +90,9 @@ pub enum EvidenceError {
         what: &'static str,
     },
     /// Records are missing at the target.
-    #[error("the target misses {first} and {more} more ranges up to Seq {f}: ship them and verify again")]
+    #[error(
+        "the target misses {first} and {more} more ranges up to Seq {f}: ship them and verify again"
+    )]
     Missing {
         /// The first missing range.
         first: SeqRange,
@@ -127,7 +129,9 @@ pub enum EvidenceError {
         target_digest: LogDigest,
     },
     /// The marks contradict themselves.
-    #[error("the marks are impossible ({what}): they were damaged or made by a faulty peer; abort this migration")]
+    #[error(
+        "the marks are impossible ({what}): they were damaged or made by a faulty peer; abort this migration"
+    )]
     Impossible {
         /// What cannot be.
         what: &'static str,
@@ -221,7 +225,10 @@ impl Evidence {
 fn possible(source: &SourceMarks, target: &TargetMarks) -> Result<(), EvidenceError> {
     let rules = [
         ("F is before B", source.base <= source.f),
-        ("both copies are one instance", source.instance != target.instance),
+        (
+            "both copies are one instance",
+            source.instance != target.instance,
+        ),
         (
             "the source's digest at B counts more than at F",
             source.digest_base.count <= source.digest.count,

@@ -8,6 +8,8 @@ mod evidence;
 mod gate;
 pub mod messages;
 mod placement;
+pub mod source;
+pub mod target;
 pub mod transitions;
 mod words;
 

@@ -68,7 +68,9 @@ pub enum PlacementError {
         found: Option<MigrationId>,
     },
     /// Another driver has taken over.
-    #[error("driver term {found} has taken over migration {migration} from {given}: leave it to that driver")]
+    #[error(
+        "driver term {found} has taken over migration {migration} from {given}: leave it to that driver"
+    )]
     StaleDriver {
         /// The migration.
         migration: MigrationId,
@@ -96,7 +98,9 @@ pub enum PlacementError {
         what: &'static str,
     },
     /// The evidence is not of this record's quiesce.
-    #[error("the evidence names another {what} than the placement record of shard {shard}: quiesce again")]
+    #[error(
+        "the evidence names another {what} than the placement record of shard {shard}: quiesce again"
+    )]
     Evidence {
         /// The shard.
         shard: ShardId,
@@ -112,7 +116,9 @@ pub enum PlacementError {
         refusal: Refusal,
     },
     /// A number is at its end.
-    #[error("a number in the placement record of shard {shard} is at its end: the record is damaged")]
+    #[error(
+        "a number in the placement record of shard {shard} is at its end: the record is damaged"
+    )]
     Exhausted {
         /// The shard.
         shard: ShardId,
@@ -160,7 +166,10 @@ impl PlacementRecord {
                     && migration.base.is_none()
                     && migration.proof.is_none(),
             ),
-            ("the old copy of the last one is not deleted: wait for its cleanup", self.frozen.is_none()),
+            (
+                "the old copy of the last one is not deleted: wait for its cleanup",
+                self.frozen.is_none(),
+            ),
         ];
         if let Some((what, _)) = rules.into_iter().find(|(_, holds)| !holds) {
             return Err(PlacementError::Unfit {
@@ -241,7 +250,11 @@ impl PlacementRecord {
     ///
     /// # Errors
     /// When the record speaks of another migration, or this one has activated or is over.
-    pub fn abort(&self, id: MigrationId, reason: impl Into<String>) -> Result<Self, PlacementError> {
+    pub fn abort(
+        &self,
+        id: MigrationId,
+        reason: impl Into<String>,
+    ) -> Result<Self, PlacementError> {
         let mut migration = self.migration_named(id)?.clone();
         if !migration.phase.before_activate() {
             return Err(wrong_phase(&migration, "aborting"));
@@ -273,9 +286,18 @@ impl PlacementRecord {
             })?;
         let rules = [
             ("attempt", source.attempt == migration.attempt),
-            ("source instance", source.instance == migration.source_instance),
-            ("owner", self.is_owned_by(&migration.source, migration.source_instance)),
-            ("target instance", Some(target.instance) == migration.target_instance),
+            (
+                "source instance",
+                source.instance == migration.source_instance,
+            ),
+            (
+                "owner",
+                self.is_owned_by(&migration.source, migration.source_instance),
+            ),
+            (
+                "target instance",
+                Some(target.instance) == migration.target_instance,
+            ),
             ("B", Some(source.base) == migration.base),
             ("revision", source.revision == self.revision),
         ];
@@ -387,4 +409,3 @@ fn wrong_phase(migration: &MigrationRecord, change: &'static str) -> PlacementEr
         change,
     }
 }
-

@@ -120,9 +120,7 @@ impl FromStr for MigrationId {
     type Err = ParseMigrationIdError;
 
     fn from_str(text: &str) -> Result<Self, ParseMigrationIdError> {
-        parse_hex_u128(text)
-            .map(Self)
-            .ok_or(ParseMigrationIdError)
+        parse_hex_u128(text).map(Self).ok_or(ParseMigrationIdError)
     }
 }
 
@@ -215,9 +213,7 @@ counter! {
 }
 
 /// Where a migration is.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Gate and prechecks; nothing copied yet.
@@ -363,7 +359,12 @@ mod tests {
         let id = MigrationId(0xab);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(id.to_string().len(), 32);
-        assert!(id.to_string().to_uppercase().parse::<MigrationId>().is_err());
+        assert!(
+            id.to_string()
+                .to_uppercase()
+                .parse::<MigrationId>()
+                .is_err()
+        );
         let json = serde_json::to_string(&id).unwrap();
         assert_eq!(serde_json::from_str::<MigrationId>(&json).unwrap(), id);
     }

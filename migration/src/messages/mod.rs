@@ -45,7 +45,9 @@ pub const TEXT_MAX: usize = 64 << 10;
 #[non_exhaustive]
 pub enum WireError {
     /// No byte at all.
-    #[error("an empty message: the peer is not a Watershed node, or cut the connection; send it again")]
+    #[error(
+        "an empty message: the peer is not a Watershed node, or cut the connection; send it again"
+    )]
     Empty,
     /// Longer than any message of ours.
     #[error("a message of {len} bytes, at most {MAX_MESSAGE_BYTES} are read: split the request")]
@@ -54,7 +56,9 @@ pub enum WireError {
         len: usize,
     },
     /// Of a newer or unknown version.
-    #[error("a message of version {found}, this node reads {MESSAGE_VERSION}: upgrade the older of both nodes")]
+    #[error(
+        "a message of version {found}, this node reads {MESSAGE_VERSION}: upgrade the older of both nodes"
+    )]
     Version {
         /// Its version.
         found: u8,

@@ -10,7 +10,9 @@ use watershed_wal::{Durability, Epoch, InstanceId, LogDigest, Seq, SeqRange, Sha
 
 use super::data::{Condition, ScanRequest};
 use super::response::FileInfo;
-use super::{Bounded, Bounds, ENTRIES_MAX, FILES_MAX, MARKS_MISSING_MAX, RANGES_MAX, TERMS_MAX, WireError};
+use super::{
+    Bounded, Bounds, ENTRIES_MAX, FILES_MAX, MARKS_MISSING_MAX, RANGES_MAX, TERMS_MAX, WireError,
+};
 use crate::config::MigrationConfig;
 use crate::evidence::{SourceMarks, TargetMarks};
 use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Revision};
@@ -299,10 +301,12 @@ impl Request {
     #[must_use]
     pub const fn shard(&self) -> ShardId {
         match self {
-            Self::Write { shard, .. } | Self::Get { shard, .. } | Self::Scan { shard, .. } => *shard,
+            Self::Write { shard, .. } | Self::Get { shard, .. } | Self::Scan { shard, .. } => {
+                *shard
+            }
             _ => match self.envelope() {
                 Some(env) => env.shard,
-                None => unreachable!(),
+                None => panic!("a request without an envelope is one of data"),
             },
         }
     }
@@ -352,7 +356,9 @@ impl Bounded for Request {
             Self::ReadFile { name, .. } => {
                 bounds.at_most("bytes of a file name", name.len(), super::FILE_NAME_MAX);
             }
-            Self::Pull { manifest, .. } => manifest_bounds(bounds, &manifest.files, manifest.terms.len()),
+            Self::Pull { manifest, .. } => {
+                manifest_bounds(bounds, &manifest.files, manifest.terms.len())
+            }
             Self::Write { conditions, .. } => {
                 bounds.at_most("conditions", conditions.len(), ENTRIES_MAX);
             }
@@ -366,6 +372,10 @@ pub(super) fn manifest_bounds(bounds: &mut Bounds, files: &[FileInfo], terms: us
     bounds.at_most("files", files.len(), FILES_MAX);
     bounds.at_most("terms", terms, TERMS_MAX);
     for file in files.iter().take(FILES_MAX) {
-        bounds.at_most("bytes of a file name", file.name.len(), super::FILE_NAME_MAX);
+        bounds.at_most(
+            "bytes of a file name",
+            file.name.len(),
+            super::FILE_NAME_MAX,
+        );
     }
 }

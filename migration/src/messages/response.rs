@@ -6,7 +6,9 @@ use watershed_wal::{Epoch, InstanceId, Seq, SeqRange, Term, TermStart};
 
 use super::data::{DataEntry, EntryVersion};
 use super::request::{Manifest, manifest_bounds};
-use super::{Bounded, Bounds, ENTRIES_MAX, MARKS_MISSING_MAX, RANGES_MAX, TERMS_MAX, TEXT_MAX, WireError};
+use super::{
+    Bounded, Bounds, ENTRIES_MAX, MARKS_MISSING_MAX, RANGES_MAX, TERMS_MAX, TEXT_MAX, WireError,
+};
 use crate::evidence::{SourceMarks, TargetMarks};
 use crate::placement::PlacementRecord;
 use crate::words::{NodeId, hex_u128};
@@ -357,7 +359,9 @@ impl Bounded for Response {
                 manifest_bounds(bounds, &manifest.files, manifest.terms.len());
             }
             Self::TargetState(state) => manifest_bounds(bounds, &state.files, 0),
-            Self::MissingRanges { ranges, .. } => bounds.at_most("ranges", ranges.len(), RANGES_MAX),
+            Self::MissingRanges { ranges, .. } => {
+                bounds.at_most("ranges", ranges.len(), RANGES_MAX)
+            }
             Self::Verified(marks) => {
                 bounds.at_most("missing ranges", marks.missing.len(), MARKS_MISSING_MAX);
             }
