@@ -3,11 +3,15 @@
 
 pub mod anti_entropy;
 mod certificate;
+pub mod compare;
 mod config;
+pub mod delta;
 mod evidence;
 mod gate;
+pub mod machine;
 pub mod messages;
 mod placement;
+pub mod rendezvous;
 pub mod source;
 pub mod target;
 pub mod transitions;
