@@ -7,7 +7,7 @@
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use super::core::Core;
+use super::core::{Core, PanicGuard};
 use super::state::{State, ThreadState};
 use crate::format::notes::LocalNote;
 use crate::format::payload::PayloadWriter;
@@ -23,6 +23,9 @@ impl Core {
         let mut state = self.lock();
         loop {
             state.thread = ThreadState::Running;
+            if state.closing && state.poison.is_some() {
+                break;
+            }
             if !state.deliveries.is_empty() && !state.delivering {
                 drop(state);
                 self.deliver(usize::MAX, None);
@@ -107,16 +110,12 @@ impl Core {
         let Some(mut writer) = state.writer.take() else {
             return state;
         };
-        let notes: Vec<LocalNote> = state
-            .instances
-            .iter()
-            .flatten()
-            .filter(|instance| instance.flushed_durable() > instance.flushed_noted)
-            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()))
-            .collect();
+        let notes = state.flushed_notes();
         state.unrecorded_since = None;
         drop(state);
+        let guard = PanicGuard(self);
         let result = writer.mark(self, &notes);
+        guard.disarm();
         let mut state = self.lock();
         match result {
             Ok(true) => self.noted_flushed(&mut state, &notes),
