@@ -23,13 +23,12 @@ impl Core {
         let mut state = self.lock();
         loop {
             state.thread = ThreadState::Running;
-            if state.closing && state.poison.is_some() {
-                break;
-            }
             if !state.deliveries.is_empty() && !state.delivering {
                 drop(state);
                 self.deliver(usize::MAX, None);
                 state = self.lock();
+            } else if state.closing && state.poison.is_some() {
+                break;
             } else if state.writer.is_none() {
                 state = self.park(state);
             } else if state.poison.is_none() && !state.pending.entries.is_empty() {
