@@ -4,6 +4,14 @@
 //! against, not only "does not panic". `fuzz_targets/` wraps them for libFuzzer; `tests/corpus.rs` runs every
 //! committed input through them, and holds the generator of the first ones.
 //!
+//! With `cargo install cargo-fuzz`, from the workspace's root; what the fuzzer adds goes to the first folder:
+//!
+//! ```text
+//! mkdir -p target/fuzz-corpus/log_ops
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run --features libfuzzer -s none --target-dir target/fuzz log_ops \
+//!     target/fuzz-corpus/log_ops fuzz/corpus/log_ops -- -max_total_time=120 -timeout=20 -max_len=600
+//! ```
+//!
 //! **Invariant:** knows `watershed-wal` and `watershed-migration` only, so that no fuzz build compiles RocksDB.
 #![forbid(unsafe_code)]
 

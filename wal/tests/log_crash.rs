@@ -50,7 +50,7 @@ fn body(n: usize) -> Bytes {
     let mut body = format!("{n}:").into_bytes();
     // Some compress, some do not.
     body.extend((0..n * 131 % 5000).map(|i| {
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             7
         } else {
             (i * i * 31 + n) as u8

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use super::core::{Core, Metrics};
+use super::core::{Core, Metrics, PanicGuard};
 use super::scan::segment_name;
 use super::sink::Committed;
 use super::state::{Delivery, Entry, InstanceIndex, Segment, Spare, State, Synced, What};
@@ -179,6 +179,7 @@ impl Core {
         };
         let batch = self.take_batch(&mut state);
         drop(state);
+        let guard = PanicGuard(self);
         let written = self.write_batch(&mut writer, &batch);
         let mut state = match written {
             Ok(written) => self.publish(batch, &written),
@@ -188,6 +189,7 @@ impl Core {
                 state
             }
         };
+        guard.disarm();
         self.put_back(&mut state, writer);
         let most = if own.is_some() {
             state.deliveries.len()
@@ -304,9 +306,14 @@ impl Core {
 
     /// Makes a written batch readable, and durable where it was synced, and queues its deliveries.
     fn publish(&self, batch: Vec<Entry>, written: &Written) -> MutexGuard<'_, State> {
+        let removable = batch.iter().filter_map(Entry::removable).max();
         let (groups, others) = group(batch);
         let mut delivery = Delivery::default();
         let mut state = self.lock();
+        if written.synced && removable.is_some() {
+            state.removable = removable;
+            self.call_keeper(&mut state);
+        }
         for (at, group) in groups {
             let count = len64(group.records.len());
             self.metrics.records.fetch_add(count, Ordering::Relaxed);
@@ -314,7 +321,7 @@ impl Core {
         }
         if written.synced {
             mark_synced(&mut state, &mut delivery);
-            state.unrecorded_since.get_or_insert_with(Instant::now);
+            state.unrecorded_since = Some(Instant::now());
         } else if !state.unsynced.is_empty() {
             state.unsynced_since.get_or_insert_with(Instant::now);
         }
@@ -343,12 +350,14 @@ impl Core {
             return state;
         };
         drop(state);
+        let guard = PanicGuard(self);
         let result = writer.sync(&self.metrics);
+        guard.disarm();
         let mut state = self.lock();
         match result {
             Ok(()) => {
                 self.publish_sync(&mut state);
-                state.unrecorded_since.get_or_insert_with(Instant::now);
+                state.unrecorded_since = Some(Instant::now());
             }
             Err(reason) => self.poison(&mut state, &reason, Vec::new()),
         }

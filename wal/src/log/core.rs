@@ -120,6 +120,19 @@ impl Core {
         }
     }
 
+    /// That a note can be written: a full log keeps what is left for the notes that free room.
+    pub(crate) fn check_note_room(&self, state: &State) -> Result<(), LogError> {
+        state.check_writable()?;
+        let room = &state.room;
+        if room.full.is_some() && room.spares.is_empty() && room.current < room.reserve / 2 {
+            return Err(LogError::Full {
+                needed: room.reserve / 2,
+                room: room.current,
+            });
+        }
+        Ok(())
+    }
+
     /// Queues an entry for the log thread, with a completer.
     pub(crate) fn enqueue_for_thread(&self, state: &mut State, what: What, done: Completer) {
         let entry = Entry {
@@ -272,5 +285,24 @@ impl SinkCalls {
         let panicked = std::panic::catch_unwind(calls).is_err();
         Completer::complete_all(self.plain);
         panicked
+    }
+}
+
+/// Poisons the log if whoever writes panics: the right to write is gone with it, and nobody may wait for it.
+pub(crate) struct PanicGuard<'a>(pub(crate) &'a Core);
+
+impl PanicGuard<'_> {
+    pub(crate) fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        self.0
+            .poison(&mut state, "a defect: writing a frame panicked", Vec::new());
+        drop(state);
+        self.0.deliver(usize::MAX, None);
     }
 }

@@ -243,7 +243,7 @@ impl InstanceLog {
         let (completion, done) = Completion::single();
         {
             let mut state = self.core().lock();
-            state.check_writable()?;
+            self.core().check_note_room(&state)?;
             let instance = state.instance(self.at)?;
             let kept_from = instance.truncated.max(instance.base);
             if let Some(missing) = SeqRange::after(from, kept_from) {
@@ -323,7 +323,7 @@ impl InstanceLog {
         }
         let (done, completer) = Completion::single();
         let mut state = self.core().lock();
-        state.check_writable()?;
+        self.core().check_note_room(&state)?;
         let instance = state.instance_mut(self.at)?;
         if value.is_empty() {
             instance.notes.remove(key);

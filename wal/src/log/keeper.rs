@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::scan::segment_name;
-use super::state::{Spare, State, What};
-use crate::completion::Completion;
+use super::state::{Entry, Spare, State};
 use crate::format::notes::LocalNote;
 use crate::sync::{wait, wait_for};
-use crate::words::Seq;
+use crate::words::Durability;
 
 /// How soon to try again when there was no room.
 const RETRY: Duration = Duration::from_millis(50);
@@ -28,8 +27,9 @@ impl Core {
         while !state.closed {
             state.keeper_called = false;
             state = self.remove_garbage(state);
+            state = self.remove_noted(state);
             state = self.prepare(state);
-            state = self.truncate(state);
+            self.truncate(&mut state);
             if state.keeper_called || state.closed {
                 continue;
             }
@@ -124,45 +124,51 @@ impl Core {
         state
     }
 
-    /// Takes away the oldest segments, as far as nobody needs them.
-    fn truncate<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let Some(first) = first_needed(&state) else {
+    /// Notes, durably, that the oldest segments may go, as far as nobody needs them. It does not wait for the note:
+    /// its frame may need a spare first, and those are made here.
+    fn truncate(&self, state: &mut State) {
+        if state.truncating || state.check_writable().is_err() {
+            return;
+        }
+        let Some(first) = first_needed(state) else {
+            return;
+        };
+        state.truncating = true;
+        // From now on no hold is given on what is about to go.
+        let going: Vec<_> = state
+            .segments
+            .range(..first)
+            .map(|(_, s)| s.max.clone())
+            .collect();
+        for (at, seq) in going.into_iter().flatten() {
+            if let Ok(instance) = state.instance_mut(at) {
+                instance.truncated = instance.truncated.max(seq);
+            }
+        }
+        let notes = state.flushed_notes();
+        for note in &notes {
+            self.enqueue(state, Entry::note(note.clone()));
+        }
+        self.noted_flushed(state, &notes);
+        let entry = Entry {
+            durability: Durability::Sync,
+            ..Entry::note(LocalNote::FirstSegment(first))
+        };
+        self.enqueue(state, entry);
+        self.call_thread(state);
+    }
+
+    /// Removes the segments that a durable note has given up.
+    fn remove_noted<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let Some(first) = state.removable.take() else {
             return state;
         };
-        if state.check_writable().is_err() {
-            return state;
-        }
-        let notes: Vec<LocalNote> = state
-            .instances
-            .iter()
-            .flatten()
-            .filter(|instance| instance.flushed_durable() > instance.flushed_noted)
-            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()))
-            .collect();
-        for note in notes.iter().cloned() {
-            self.enqueue(&mut state, super::state::Entry::note(note));
-        }
-        let (completion, done) = Completion::single();
-        let note = What::Note(LocalNote::FirstSegment(first));
-        self.enqueue_for_thread(&mut state, note, done);
-        drop(state);
-        let durable = completion.wait();
-        let mut state = self.lock();
-        if durable.is_err() {
-            return state;
-        }
-        self.noted_flushed(&mut state, &notes);
+        state.truncating = false;
         state.first_segment = state.first_segment.max(first);
         let kept = state.segments.split_off(&first);
         let gone = std::mem::replace(&mut state.segments, kept);
-        for (at, instance) in state.instances.iter_mut().enumerate() {
-            let Some(instance) = instance else { continue };
+        for instance in state.instances.iter_mut().flatten() {
             instance.index.truncate(first);
-            let last = gone
-                .values()
-                .filter_map(|segment| segment.max.get(&at))
-                .max();
-            instance.truncated = instance.truncated.max(last.copied().unwrap_or(Seq::ZERO));
         }
         drop(state);
         gone.keys().for_each(|&id| self.remove_segment(id));

@@ -24,7 +24,7 @@ mod view;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 
 pub use dump::DumpLine;
 pub use instance::InstanceLog;
@@ -50,11 +50,16 @@ pub struct Log {
     handle: Arc<Handle>,
 }
 
+/// What one of its threads does.
+type Run = fn(&Core);
+
 /// What keeps the log open: [`Log`]s and [`InstanceLog`]s share it.
 #[derive(Debug)]
 struct Handle {
     core: Arc<Core>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Those threads: none of them may wait for itself.
+    ids: Mutex<Vec<ThreadId>>,
 }
 
 impl Log {
@@ -72,7 +77,7 @@ impl Log {
     ) -> Result<(Self, OpenReport), OpenError> {
         let (core, report) = open::open(storage, options)?;
         let core = Arc::new(core);
-        let spawn = |name: &str, run: fn(&Core)| {
+        let spawn = |name: &str, run: Run| {
             let core = Arc::clone(&core);
             std::thread::Builder::new()
                 .name(name.to_owned())
@@ -86,11 +91,17 @@ impl Log {
         let handle = Handle {
             core: Arc::clone(&core),
             threads: Mutex::new(Vec::new()),
+            ids: Mutex::new(Vec::new()),
         };
-        let log_thread = spawn("wal-log", Core::run_log_thread)?;
-        lock(&handle.threads).push(log_thread);
-        let keeper = spawn("wal-keeper", Core::run_keeper)?;
-        lock(&handle.threads).push(keeper);
+        let runs: [(&str, Run); 2] = [
+            ("wal-log", Core::run_log_thread),
+            ("wal-keeper", Core::run_keeper),
+        ];
+        for (name, run) in runs {
+            let thread = spawn(name, run)?;
+            lock(&handle.ids).push(thread.thread().id());
+            lock(&handle.threads).push(thread);
+        }
         let handle = Arc::new(handle);
         Ok((Self { handle }, report))
     }
@@ -115,7 +126,7 @@ impl Log {
         let (completion, done) = Completion::single();
         let at = {
             let mut state = self.core().lock();
-            state.check_writable()?;
+            self.core().check_note_room(&state)?;
             if state.by_id.contains_key(&instance) {
                 return Err(LogError::AlreadyHosted(instance));
             }
@@ -264,15 +275,13 @@ impl Handle {
             self.core.prepared.notify_all();
             self.core.call_keeper(&mut state);
         }
-        let mut threads = lock(&self.threads);
         let here = std::thread::current().id();
         // From inside a sink the log thread can't wait for itself; it ends by itself once the sink returns.
-        if threads.iter().all(|thread| thread.thread().id() != here) {
-            for thread in threads.drain(..) {
+        if !lock(&self.ids).contains(&here) {
+            for thread in lock(&self.threads).drain(..) {
                 let _ended = thread.join();
             }
         }
-        drop(threads);
         let (poison, sinks) = {
             let mut state = self.core.lock();
             self.core

@@ -188,6 +188,8 @@ fn start(
         room,
         recent_order: VecDeque::new(),
         recent_bytes: 0,
+        truncating: false,
+        removable: None,
         keeper_called: true,
     };
     Ok(Core {

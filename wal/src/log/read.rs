@@ -111,7 +111,15 @@ impl Core {
             },
             sources: sources.collect(),
             voids: instance.voids.clone(),
-            next: instance.index.next_after(first),
+            next: instance.index.next_after(first).map(|next| {
+                // A run spans Seqs that it does not hold: on to the next that is here.
+                let rest = SeqRange::new(next, range.last());
+                let hole = rest.and_then(|rest| instance.has.missing_iter(rest).next());
+                match hole {
+                    Some(hole) if hole.first() == next => hole.last().next(),
+                    _ => next,
+                }
+            }),
         })
     }
 }

@@ -227,6 +227,14 @@ impl Entry {
         }
     }
 
+    /// Below which segments may go once this is durable.
+    pub(crate) const fn removable(&self) -> Option<u64> {
+        match self.what {
+            What::Note(LocalNote::FirstSegment(first)) => Some(first),
+            _ => None,
+        }
+    }
+
     /// What it may take in a frame.
     pub(crate) fn size(&self) -> usize {
         match &self.what {
@@ -307,6 +315,10 @@ pub(crate) struct State {
     pub(crate) room: Room,
     pub(crate) recent_order: VecDeque<(InstanceIndex, usize)>,
     pub(crate) recent_bytes: usize,
+    /// A note of the first segment needed is on its way...
+    pub(crate) truncating: bool,
+    /// ...and is durable: segments below may be removed.
+    pub(crate) removable: Option<u64>,
     /// The keeper has something to look at.
     pub(crate) keeper_called: bool,
 }
@@ -431,6 +443,15 @@ impl State {
 
     pub(crate) fn expired(&self, at: InstanceIndex, hold: &Hold) -> bool {
         hold.age() > hold.note.time || self.bytes_after(at, hold.note.from) > hold.note.bytes
+    }
+
+    /// Notes of how far the instances are flushed, where that is not noted yet.
+    pub(crate) fn flushed_notes(&self) -> Vec<LocalNote> {
+        let instances = self.instances.iter().flatten();
+        instances
+            .filter(|instance| instance.flushed_durable() > instance.flushed_noted)
+            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()))
+            .collect()
     }
 
     /// What the head of the next segment says of the instances.

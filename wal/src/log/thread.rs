@@ -7,7 +7,7 @@
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use super::core::Core;
+use super::core::{Core, PanicGuard};
 use super::state::{State, ThreadState};
 use crate::format::notes::LocalNote;
 use crate::format::payload::PayloadWriter;
@@ -27,6 +27,8 @@ impl Core {
                 drop(state);
                 self.deliver(usize::MAX, None);
                 state = self.lock();
+            } else if state.closing && state.poison.is_some() {
+                break;
             } else if state.writer.is_none() {
                 state = self.park(state);
             } else if state.poison.is_none() && !state.pending.entries.is_empty() {
@@ -107,16 +109,12 @@ impl Core {
         let Some(mut writer) = state.writer.take() else {
             return state;
         };
-        let notes: Vec<LocalNote> = state
-            .instances
-            .iter()
-            .flatten()
-            .filter(|instance| instance.flushed_durable() > instance.flushed_noted)
-            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()))
-            .collect();
+        let notes = state.flushed_notes();
         state.unrecorded_since = None;
         drop(state);
+        let guard = PanicGuard(self);
         let result = writer.mark(self, &notes);
+        guard.disarm();
         let mut state = self.lock();
         match result {
             Ok(true) => self.noted_flushed(&mut state, &notes),
