@@ -415,10 +415,11 @@ impl SourceRole {
     }
 
     fn answer_activate(&mut self, response: Response) {
-        if matches!(&self.pending, Some((_, r)) if matches!(**r, Request::Activate { .. })) {
-            if let Some((call, _)) = self.pending.take() {
-                self.reply(call, response);
-            }
+        let activating = |(_, request): &mut (CallId, Box<Request>)| {
+            matches!(**request, Request::Activate { .. })
+        };
+        if let Some((call, _)) = self.pending.take_if(activating) {
+            self.reply(call, response);
         }
     }
 
