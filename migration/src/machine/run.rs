@@ -265,7 +265,6 @@ impl Machine {
             return self.swapped(now);
         }
         let unchanged = record.revision == self.record.revision;
-        let before = self.driver_term();
         self.record = record;
         if let (Some(tried), true) = (tried, unchanged) {
             // Not arrived, or still under way: the same swap again is harmless.
@@ -284,7 +283,8 @@ impl Machine {
         } else if self.begin.is_some() {
             return self.enter(now, Step::Begin);
         }
-        if self.step == Step::TakeOver && self.driver_term() == before && !self.is_final() {
+        // Who won instead may be dead, its swap a late one: the last to take over drives, the others find out.
+        if self.step == Step::TakeOver && !self.is_final() {
             return self.enter(now, Step::TakeOver);
         }
         let signal = self.standing();
@@ -314,8 +314,7 @@ impl Machine {
             return Signal::AtEnd;
         };
         let mine = m.driver == self.me && self.term.is_none_or(|term| term == m.driver_term);
-        let lost_the_race = self.step == Step::TakeOver && self.term.is_none();
-        if (!mine || lost_the_race) && !m.phase.is_final() {
+        if !mine && !m.phase.is_final() {
             self.outcome = Some(Outcome::Superseded {
                 driver: Some((m.driver.clone(), m.driver_term)),
             });
@@ -494,6 +493,7 @@ impl Machine {
         self.record
             .migration
             .as_ref()
+            .filter(|m| m.id == self.id)
             .is_none_or(|m| m.phase.is_final())
     }
 
