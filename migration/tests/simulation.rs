@@ -51,7 +51,7 @@ fn never_two_owners_nothing_lost_and_an_end() {
         return;
     }
     let (mut done, mut aborted, mut takeovers) = (0, 0, 0);
-    for seed in 0..2_000 {
+    for seed in 0..600 {
         let result = std::panic::catch_unwind(|| run(seed));
         let (phase, drivers) = result.unwrap_or_else(|cause| {
             eprintln!("seed {seed}; replay: WATERSHED_SEED={seed} cargo test -p watershed-migration --test simulation");
@@ -66,7 +66,7 @@ fn never_two_owners_nothing_lost_and_an_end() {
     }
     // A simulation that only ever meets one end proves little.
     assert!(
-        done > 500 && aborted > 50 && takeovers > 200,
+        done > 200 && aborted > 10 && takeovers > 60,
         "done {done}, aborted {aborted}, takeovers {takeovers}"
     );
 }

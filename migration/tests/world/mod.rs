@@ -24,24 +24,24 @@ use watershed_wal::{
     Epoch, InstanceId, LogDigest, Record, RecordKind, Seq, SeqRange, SeqSet, ShardId, Term,
 };
 
-pub const S: InstanceId = InstanceId(0x5);
-pub const T: InstanceId = InstanceId(0x7);
+pub(crate) const S: InstanceId = InstanceId(0x5);
+pub(crate) const T: InstanceId = InstanceId(0x7);
 
 /// What may go wrong, in thousandths.
 #[derive(Clone, Debug)]
-pub struct Faults {
-    pub lose: u64,
-    pub double: u64,
-    pub lose_swap_reply: u64,
-    pub lose_forward: u64,
-    pub crash: u64,
-    pub delay_max: u64,
+pub(crate) struct Faults {
+    pub(crate) lose: u64,
+    pub(crate) double: u64,
+    pub(crate) lose_swap_reply: u64,
+    pub(crate) lose_forward: u64,
+    pub(crate) crash: u64,
+    pub(crate) delay_max: u64,
     /// After this moment nothing goes wrong any more.
-    pub until: u64,
+    pub(crate) until: u64,
 }
 
 impl Faults {
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             lose: 0,
             double: 0,
@@ -55,7 +55,7 @@ impl Faults {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Who {
+pub(crate) enum Who {
     Source,
     Target,
     Driver,
@@ -124,32 +124,32 @@ struct Target {
     discarded: bool,
 }
 
-pub struct World {
+pub(crate) struct World {
     now: u64,
     order: u64,
     rng: u64,
     faults: Faults,
     queue: BTreeMap<(u64, u64), Ev>,
-    pub placement: PlacementRecord,
+    pub(crate) placement: PlacementRecord,
     config: MigrationConfig,
     source: Source,
     target: Target,
-    pub drivers: Vec<Option<Machine>>,
-    pub outcomes: Vec<Outcome>,
-    pub trace: Vec<String>,
+    pub(crate) drivers: Vec<Option<Machine>>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) trace: Vec<String>,
     calls: BTreeMap<CallId, (usize, CallId)>,
     next_call: u64,
     acknowledged: u64,
-    pub crash_at: Option<(Who, Phase)>,
-    pub abort_at: Option<Phase>,
-    pub takeover_at: Option<Phase>,
-    pub slow_ms: u64,
-    pub slow_attempts: u32,
-    pub certified: Option<Box<watershed_migration::Certificate>>,
+    pub(crate) crash_at: Option<(Who, Phase)>,
+    pub(crate) abort_at: Option<Phase>,
+    pub(crate) takeover_at: Option<Phase>,
+    pub(crate) slow_ms: u64,
+    pub(crate) slow_attempts: u32,
+    pub(crate) certified: Option<Box<watershed_migration::Certificate>>,
     loud: bool,
 }
 
-pub fn node(name: &str) -> NodeId {
+pub(crate) fn node(name: &str) -> NodeId {
     name.parse().unwrap()
 }
 
@@ -201,7 +201,7 @@ fn page(records: Vec<&Record>, after: Option<bytes::Bytes>, limit: usize) -> Res
 }
 
 impl World {
-    pub fn new(seed: u64, faults: Faults, config: MigrationConfig) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults, config: MigrationConfig) -> Self {
         let term = Term::new(Epoch(1), 1);
         let log: Vec<_> = (1..=20).map(|seq| record(term, seq)).collect();
         let placement = PlacementRecord::create(ShardId(1), node("s"), S);
@@ -271,12 +271,12 @@ impl World {
     }
 
     /// Keeps a transcript.
-    pub fn loud(mut self) -> Self {
+    pub(crate) fn loud(mut self) -> Self {
         self.loud = true;
         self
     }
 
-    pub fn random(&mut self) -> u64 {
+    pub(crate) fn random(&mut self) -> u64 {
         self.rng = self.rng.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.rng;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -314,7 +314,7 @@ impl World {
         }
     }
 
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         let ended = self
             .placement
             .migration
@@ -324,7 +324,7 @@ impl World {
     }
 
     /// Runs to the end; panics where a rule breaks or the end doesn't come.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         for _ in 0..200_000 {
             if self.is_over() {
                 return;
@@ -497,7 +497,7 @@ impl World {
         }
     }
 
-    pub fn take_over(&mut self) {
+    pub(crate) fn take_over(&mut self) {
         let gate = MigrationCoordinator::new(self.config.clone())
             .validate_safety()
             .unwrap();
@@ -1058,7 +1058,7 @@ impl World {
         }
     }
 
-    pub fn phases_seen(&self) -> BTreeSet<String> {
+    pub(crate) fn phases_seen(&self) -> BTreeSet<String> {
         self.trace
             .iter()
             .filter_map(|l| l.split("== ").nth(1))
