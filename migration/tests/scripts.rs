@@ -13,9 +13,11 @@ use world::{Faults, Who, World};
 
 const LINE: &str = "----";
 
+type Setup = Box<dyn Fn(&mut World)>;
+
 fn play(commands: &str) -> (String, Phase, Phase) {
     let mut faults = Faults::none();
-    let mut world_setup: Vec<Box<dyn Fn(&mut World)>> = Vec::new();
+    let mut world_setup: Vec<Setup> = Vec::new();
     let mut end = Phase::Done;
     for line in commands
         .lines()

@@ -26,14 +26,14 @@ fn run(seed: u64) -> (Phase, usize) {
         delay_max: 6,
         until: 1_500,
     };
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         faults.crash = 15;
     }
-    if seed % 5 == 0 {
+    if seed.is_multiple_of(5) {
         (faults.lose, faults.delay_max) = (200, 30);
     }
     let mut world = World::new(seed, faults, config());
-    if seed % 7 == 0 {
+    if seed.is_multiple_of(7) {
         world.abort_at = Some(Phase::ALL[(seed / 7 % 7) as usize]);
     }
     world.run();

@@ -385,7 +385,8 @@ impl Machine {
             return Signal::Hopeless;
         }
         // After Activate nothing is given up, but another driver may have gone on: the record says so.
-        let look = self.failures % LOOK_EVERY == 0 && self.step.after(Signal::Lost).is_some();
+        let look =
+            self.failures.is_multiple_of(LOOK_EVERY) && self.step.after(Signal::Lost).is_some();
         if signal == Signal::Again && look && !self.step.may_abort() {
             return Signal::Lost;
         }

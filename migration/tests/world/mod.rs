@@ -455,7 +455,7 @@ impl World {
                 self.target.generation += 1;
             }
             Who::Driver if self.drivers.last().is_some_and(Option::is_some) => {
-                let zombie = self.random() % 2 == 0 && self.crash_at.is_none();
+                let zombie = self.random().is_multiple_of(2) && self.crash_at.is_none();
                 if !zombie {
                     *self.drivers.last_mut().unwrap() = None;
                 }
