@@ -1,4 +1,15 @@
-//! The migration protocol of Watershed as pure state machines.
+//! The migration protocol of Watershed as pure state machines: how a shard moves from one node to another while
+//! it is written, without losing an acknowledged write.
+//!
+//! Events in, actions out, and the time is handed in: nothing here does I/O, reads a clock, draws a random number
+//! or starts a thread. Whoever embeds it carries the actions out and feeds the results back.
+//!
+//! - [`MigrationCoordinator`] and [`anti_entropy`]: the safety gate, which makes the [`SafeConfig`] that starting
+//!   and resuming take.
+//! - [`machine`]: the driver. [`source`] and [`target`]: the guards on both nodes.
+//! - [`PlacementRecord`] and [`transitions`]: who owns the shard, and how that may change. [`Evidence`]: the
+//!   proof that an activation takes. [`Certificate`]: what is left of it.
+//! - [`messages`]: what crosses the link. [`delta`], [`compare`], [`rendezvous`]: plans and comparisons.
 #![forbid(unsafe_code)]
 
 pub mod anti_entropy;

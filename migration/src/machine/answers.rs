@@ -2,7 +2,6 @@
 
 use watershed_wal::SeqRange;
 
-use super::Timer;
 use super::run::Machine;
 use super::steps::{Signal, Step};
 use crate::compare::Side;
@@ -10,9 +9,6 @@ use crate::delta;
 use crate::evidence::{Evidence, EvidenceError, SourceMarks, TargetMarks};
 use crate::messages::{Refused, RefusedKind, Response, SourceState, TargetState};
 use crate::words::Now;
-
-/// How often a wait looks again.
-const POLL_MS: u64 = 50;
 
 impl Machine {
     pub(super) fn answer(&mut self, now: Now, response: Response) -> Signal {
@@ -42,11 +38,9 @@ impl Machine {
                 | Step::DiscardTarget,
                 Response::Ok,
             ) => Signal::Done,
-            (Step::Copying, Response::TargetState(state)) => self.copying(now, state),
+            (Step::Copying, Response::TargetState(state)) => self.copying(state),
             (Step::Status, Response::SourceState(state)) => self.status(&state),
-            (Step::Missing, Response::MissingRanges { ranges, more }) => {
-                self.missing(now, ranges, more)
-            }
+            (Step::Missing, Response::MissingRanges { ranges, more }) => self.missing(ranges, more),
             (Step::LastMissing, Response::MissingRanges { ranges, more }) => {
                 self.last_missing(now, ranges, more)
             }
@@ -62,9 +56,13 @@ impl Machine {
             }
             (Step::Drain, Response::Drained(marks)) => self.drained(marks),
             (Step::Verify, Response::Verified(marks)) => self.verified(now, marks),
-            (Step::Activate, Response::Activated { .. } | Response::NotActivated { .. }) => {
-                // Only the record, read by ourselves, says which.
-                Signal::Lost
+            (
+                Step::Activate,
+                Response::Activated { record } | Response::NotActivated { record },
+            ) => self.source_read(*record),
+            (Step::Files, Response::TargetState(state)) => {
+                self.facts.files = state.files;
+                Signal::Done
             }
             (Step::Reopen, Response::Reopened) => Signal::Done,
             (Step::BecomeOwner, Response::Serving { term, first_seq }) => {
@@ -118,7 +116,7 @@ impl Machine {
                 None => Signal::Again,
             },
             RefusedKind::StaleDriver | RefusedKind::StaleAttempt | RefusedKind::StaleEpoch
-                if self.step.after(Signal::Lost).is_some() && may_abort =>
+                if self.step.after(Signal::Lost).is_some() =>
             {
                 Signal::Lost
             }
@@ -167,7 +165,7 @@ impl Machine {
         Signal::Done
     }
 
-    fn copying(&mut self, now: Now, state: TargetState) -> Signal {
+    fn copying(&mut self, state: TargetState) -> Signal {
         self.progress.copied_bytes = state.copied_bytes;
         self.progress.total_bytes = state.total_bytes.max(self.progress.total_bytes);
         self.tell();
@@ -177,16 +175,9 @@ impl Machine {
         }
         let base = self.facts.manifest.as_ref().map(|manifest| manifest.base);
         if state.opened && state.base == base {
-            self.facts.files = state.files;
             return Signal::Done;
         }
-        self.poll(now)
-    }
-
-    /// Looks again later: a wait, not a failure.
-    fn poll(&mut self, now: Now) -> Signal {
-        self.wait(Timer::Poll, now.plus_ms(POLL_MS));
-        Signal::More
+        Signal::Wait
     }
 
     fn status(&mut self, state: &SourceState) -> Signal {
@@ -198,7 +189,7 @@ impl Machine {
         }
     }
 
-    fn missing(&mut self, _now: Now, ranges: Vec<SeqRange>, more: bool) -> Signal {
+    fn missing(&mut self, ranges: Vec<SeqRange>, more: bool) -> Signal {
         let lag = delta::records(&ranges);
         self.progress.lag = lag;
         self.tell();
@@ -206,10 +197,11 @@ impl Machine {
         let holding = config.hold && !self.cutover;
         let fits = !more && lag <= config.catch_up_lag;
         self.facts.ranges = ranges;
-        if fits && !holding {
-            return Signal::Done;
+        match (fits, holding) {
+            (true, false) => Signal::Done,
+            (true, true) if self.facts.ranges.is_empty() => Signal::Wait,
+            _ => Signal::More,
         }
-        Signal::More
     }
 
     fn last_missing(&mut self, now: Now, ranges: Vec<SeqRange>, more: bool) -> Signal {

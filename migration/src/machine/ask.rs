@@ -223,7 +223,7 @@ impl Machine {
                     },
                 )
             }
-            Step::Copying => (Peer::Target, Request::TargetStatus { env }),
+            Step::Copying | Step::Files => (Peer::Target, Request::TargetStatus { env }),
             Step::Status => (Peer::Source, Request::SourceStatus { env }),
             Step::Missing => {
                 let through = facts.durable;
@@ -255,8 +255,8 @@ impl Machine {
                 Peer::Source,
                 Request::Activate {
                     env,
-                    source: facts.source_marks.clone()?,
-                    target: facts.target_marks.clone()?,
+                    source: Box::new(facts.source_marks.clone()?),
+                    target: Box::new(facts.target_marks.clone()?),
                 },
             ),
             Step::Reopen => (Peer::Source, Request::Reopen { env }),

@@ -13,12 +13,16 @@ use crate::messages::{FileInfo, Manifest};
 use crate::placement::{MigrationRecord, PlacementRecord};
 use crate::source::CallId;
 use crate::transitions::Claim;
-use crate::words::{MigrationId, NodeId, Now, Phase};
+use crate::words::{DriverTerm, MigrationId, NodeId, Now, Phase};
 
 /// Failures in a row before a step is given up, where it may be.
 const FAILURES_MAX: u32 = 40;
 /// The same where giving up costs nothing: the peer finds out from the placement by itself.
 const FAREWELL_MAX: u32 = 12;
+/// After how many failures in a row the record is read.
+const LOOK_EVERY: u32 = 8;
+/// How often a wait looks again.
+const POLL_MS: u64 = 50;
 const BACKOFF_MIN_MS: u64 = 5;
 const BACKOFF_MAX_MS: u64 = 2_000;
 
@@ -45,6 +49,8 @@ pub struct Machine {
     pub(super) config: SafeConfig,
     pub(super) id: MigrationId,
     pub(super) me: NodeId,
+    /// The term that this driver has won.
+    term: Option<DriverTerm>,
     /// The record as last read.
     pub(super) record: PlacementRecord,
     /// The migration to begin, until it is in the record.
@@ -126,6 +132,7 @@ impl Machine {
             config,
             id,
             me,
+            term: None,
             record,
             begin,
             step,
@@ -197,6 +204,7 @@ impl Machine {
             }
             Event::SwapUnknown | Event::PlacementUnread => {
                 self.trouble("the placement did not answer".into());
+                self.failures = self.failures.saturating_add(1);
                 self.wait_to_retry(now);
             }
             Event::Timer(timer) => self.fired(now, timer),
@@ -235,7 +243,11 @@ impl Machine {
             Timer::Grace => self.signal(now, Signal::Done),
             // The swap's outcome is unknown: the record tells.
             Timer::Backoff if self.swapping.is_some() => self.out.push_back(Action::ReadPlacement),
-            Timer::Backoff | Timer::Poll => self.enter(now, self.step),
+            Timer::Backoff => self.enter(now, self.step),
+            Timer::Poll => {
+                let next = self.step.after(Signal::Wait).unwrap_or(self.step);
+                self.enter(now, next);
+            }
         }
     }
 
@@ -249,6 +261,7 @@ impl Machine {
         if tried.as_ref().is_some_and(|tried| **tried == record) {
             self.record = record;
             self.begin = None;
+            self.learn_term();
             return self.swapped(now);
         }
         let unchanged = record.revision == self.record.revision;
@@ -257,9 +270,22 @@ impl Machine {
             // Not arrived, or still under way: the same swap again is harmless.
             return self.swap(*tried);
         }
-        if self.begin.is_some() {
-            // The record moved before the migration was in it.
+        if self
+            .record
+            .migration
+            .as_ref()
+            .is_some_and(|m| m.id == self.id)
+        {
+            // It began, though nobody said so.
+            if self.begin.take().is_some() {
+                self.learn_term();
+            }
+        } else if self.begin.is_some() {
             return self.enter(now, Step::Begin);
+        }
+        // Who won instead may be dead, its swap a late one: the last to take over drives, the others find out.
+        if self.step == Step::TakeOver && !self.is_final() {
+            return self.enter(now, Step::TakeOver);
         }
         let signal = self.standing();
         self.signal(now, signal);
@@ -287,7 +313,8 @@ impl Machine {
             self.outcome = Some(Outcome::Superseded { driver: None });
             return Signal::AtEnd;
         };
-        if m.driver != self.me && !m.phase.is_final() {
+        let mine = m.driver == self.me && self.term.is_none_or(|term| term == m.driver_term);
+        if !mine && !m.phase.is_final() {
             self.outcome = Some(Outcome::Superseded {
                 driver: Some((m.driver.clone(), m.driver_term)),
             });
@@ -312,7 +339,7 @@ impl Machine {
         let signal = self.budgeted(now, signal);
         match signal {
             Signal::Again => return self.wait_to_retry(now),
-            Signal::Spoiled => self.progress.re_opens = self.progress.re_opens.saturating_add(1),
+            Signal::Wait => return self.wait(Timer::Poll, now.plus_ms(POLL_MS)),
             Signal::Done if self.step != Step::Reopen && self.step != Step::Reread => {
                 self.failures = 0
             }
@@ -323,6 +350,9 @@ impl Machine {
             debug_assert!(false, "{:?} gave {signal:?}", self.step);
             return self.wait_to_retry(now);
         };
+        if self.step.in_pause() && next == Step::Reopen {
+            self.progress.re_opens = self.progress.re_opens.saturating_add(1);
+        }
         if signal == Signal::Hopeless && next == Step::Abort {
             let why = self.progress.trouble.clone();
             self.abort
@@ -353,6 +383,12 @@ impl Machine {
         let may_give_up = farewell || (self.step.may_abort() && self.step != Step::Reread);
         if self.failures > budget && may_give_up && !self.step.is_swap() {
             return Signal::Hopeless;
+        }
+        // After Activate nothing is given up, but another driver may have gone on: the record says so.
+        let look =
+            self.failures.is_multiple_of(LOOK_EVERY) && self.step.after(Signal::Lost).is_some();
+        if signal == Signal::Again && look && !self.step.may_abort() {
+            return Signal::Lost;
         }
         signal
     }
@@ -402,7 +438,12 @@ impl Machine {
                 .migration
                 .as_ref()
                 .map_or(Phase::Done, |m| m.phase),
-            None => self.step.phase(),
+            None if matches!(self.step, Step::Reread | Step::TakeOver) => self.progress.phase,
+            // A driver that resumed goes through early steps again, but nothing goes back.
+            None => match self.record.migration.as_ref().map(|m| m.phase) {
+                Some(reached) if reached.before_activate() => self.step.phase().max(reached),
+                _ => self.step.phase(),
+            },
         };
         let before = self.progress.phase;
         if let Some(began) = self.phase_began {
@@ -427,6 +468,34 @@ impl Machine {
 
     pub(super) fn trouble(&mut self, what: String) {
         self.progress.trouble = Some(what);
+    }
+
+    /// The source says what the placement holds; it read that itself.
+    pub(super) fn source_read(&mut self, record: PlacementRecord) -> Signal {
+        if record.shard != self.record.shard || record.revision <= self.record.revision {
+            return Signal::Lost;
+        }
+        self.record = record;
+        self.standing()
+    }
+
+    fn driver_term(&self) -> Option<DriverTerm> {
+        let migration = self.record.migration.as_ref();
+        migration.filter(|m| m.id == self.id).map(|m| m.driver_term)
+    }
+
+    fn learn_term(&mut self) {
+        if self.term.is_none() {
+            self.term = self.driver_term();
+        }
+    }
+
+    fn is_final(&self) -> bool {
+        self.record
+            .migration
+            .as_ref()
+            .filter(|m| m.id == self.id)
+            .is_none_or(|m| m.phase.is_final())
     }
 
     pub(super) fn claim(&self) -> Claim {

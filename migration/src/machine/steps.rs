@@ -68,6 +68,8 @@ names! {
         BecomeOwner,
         /// Source: let the parked requests go.
         Release,
+        /// Target: which files was it made of?
+        Files,
         /// Swap the phase, with the certificate.
         EnterCleanup,
         /// Source: a page of the frozen copy.
@@ -100,6 +102,8 @@ names! {
         Done,
         /// Its aim needs another step, or the step once more.
         More,
+        /// Not yet: look again later.
+        Wait,
         /// Failed in passing: the same once more, after a while.
         Again,
         /// The quiesce is over without an activation.
@@ -152,9 +156,11 @@ impl Step {
             Self::Quiesce => Phase::StopDualWrite,
             Self::Drain => Phase::Drain,
             Self::LastMissing | Self::LastShip | Self::Verify => Phase::DeltaPass,
-            Self::Activate | Self::BecomeOwner | Self::Release | Self::EnterCleanup => {
-                Phase::Activate
-            }
+            Self::Activate
+            | Self::BecomeOwner
+            | Self::Release
+            | Self::Files
+            | Self::EnterCleanup => Phase::Activate,
             Self::CompareSource
             | Self::CompareTarget
             | Self::Grace
@@ -217,6 +223,11 @@ impl Step {
                 Self::Activate => None,
                 _ => Some(self),
             },
+            Signal::Wait => match self {
+                Self::Copying => Some(Self::Copying),
+                Self::Missing => Some(Self::Status),
+                _ => None,
+            },
             Signal::Spoiled => {
                 if self.in_pause() {
                     Some(Self::Reopen)
@@ -231,7 +242,7 @@ impl Step {
             Signal::Forgotten => match self {
                 Self::AbortSource => Some(Self::DiscardTarget),
                 Self::DiscardTarget => Some(Self::Over),
-                Self::Release => Some(Self::EnterCleanup),
+                Self::Release => Some(Self::Files),
                 Self::CompareSource => Some(Self::Grace),
                 Self::Retire => Some(Self::FinishCleanup),
                 // A target that forgot has lost its copy; a source says so only as the placement does.
@@ -249,7 +260,7 @@ impl Step {
                 Self::CompareSource | Self::CompareTarget => Some(Self::Over),
                 Self::AbortSource => Some(Self::DiscardTarget),
                 Self::DiscardTarget => Some(Self::Over),
-                Self::Release => Some(Self::EnterCleanup),
+                Self::Release => Some(Self::Files),
                 _ if self.may_abort() => Some(Self::Abort),
                 _ => None,
             },
@@ -275,9 +286,9 @@ impl Step {
             Self::Drain | Self::LastShip => Self::LastMissing,
             Self::LastMissing => Self::Verify,
             Self::Verify => Self::Activate,
-            Self::Activate => Self::BecomeOwner,
             Self::BecomeOwner => Self::Release,
-            Self::Release => Self::EnterCleanup,
+            Self::Release => Self::Files,
+            Self::Files => Self::EnterCleanup,
             Self::EnterCleanup => Self::CompareSource,
             Self::CompareSource | Self::CompareTarget => Self::Grace,
             Self::Grace => Self::BeginRetire,
@@ -288,7 +299,7 @@ impl Step {
             Self::AbortSource => Self::DiscardTarget,
             Self::DiscardTarget => Self::Over,
             // What follows a record read is what the record says.
-            Self::TakeOver | Self::Reread | Self::Over => return None,
+            Self::TakeOver | Self::Activate | Self::Reread | Self::Over => return None,
         })
     }
 
@@ -296,7 +307,6 @@ impl Step {
         Some(match self {
             // The record is past it already: a driver resumed.
             Self::EnterBulkCopy => Self::Forward,
-            Self::Copying => Self::Copying,
             Self::Status => Self::Forward,
             Self::Missing => Self::Ship,
             Self::LastMissing => Self::LastShip,

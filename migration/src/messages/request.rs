@@ -125,9 +125,9 @@ pub enum Request {
         /// On whose behalf.
         env: Envelope,
         /// Your own marks, as you reported them.
-        source: SourceMarks,
+        source: Box<SourceMarks>,
         /// The target's.
-        target: TargetMarks,
+        target: Box<TargetMarks>,
     },
     /// To the source: the new owner serves; let the parked requests go to it. -> `Released`
     Release {

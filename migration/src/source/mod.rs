@@ -20,6 +20,7 @@
 //! 6. After a restart with a note it serves nothing before a record was read.
 //! 7. The copy is deleted only once a record names it as frozen and retiring.
 
+mod replies;
 mod role;
 mod states;
 

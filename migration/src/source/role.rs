@@ -13,7 +13,7 @@ use crate::words::{Attempt, DriverTerm, MigrationId, Now, Phase};
 const DECIDE_MS: u64 = 20;
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// The owner; forwarding or not is the engine's to know.
     Serving,
     /// The gate is being closed.
@@ -50,15 +50,15 @@ struct Obeyed {
 /// The source's role: see the [module](crate::source).
 #[derive(Debug)]
 pub struct SourceRole {
-    at: Hosting,
+    pub(super) at: Hosting,
     seen: HighestSeen,
     obeyed: Option<Obeyed>,
     /// Attempts up to here were re-opened.
-    spent: Attempt,
-    state: State,
+    pub(super) spent: Attempt,
+    pub(super) state: State,
     /// The command being worked on.
-    pending: Option<(CallId, Box<Request>)>,
-    out: Vec<SourceAction>,
+    pub(super) pending: Option<(CallId, Box<Request>)>,
+    pub(super) out: Vec<SourceAction>,
 }
 
 impl SourceRole {
@@ -415,10 +415,11 @@ impl SourceRole {
     }
 
     fn answer_activate(&mut self, response: Response) {
-        if matches!(&self.pending, Some((_, r)) if matches!(**r, Request::Activate { .. })) {
-            if let Some((call, _)) = self.pending.take() {
-                self.reply(call, response);
-            }
+        let activating = |(_, request): &mut (CallId, Box<Request>)| {
+            matches!(**request, Request::Activate { .. })
+        };
+        if let Some((call, _)) = self.pending.take_if(activating) {
+            self.reply(call, response);
         }
     }
 
@@ -714,89 +715,5 @@ impl SourceRole {
         ) {
             self.timer(SourceTimer::Decide, now.plus_ms(DECIDE_MS));
         }
-    }
-
-    fn read_for(&mut self, call: CallId, request: Box<Request>) {
-        if self.take_up(call, request) {
-            self.out.push(SourceAction::ReadPlacement);
-        }
-    }
-
-    /// Makes it the command being worked on; a repetition of the same one takes the earlier call's place, and
-    /// needs no second action. False where nothing is to be done.
-    fn take_up(&mut self, call: CallId, request: Box<Request>) -> bool {
-        match &self.pending {
-            None => {
-                self.pending = Some((call, request));
-                true
-            }
-            Some((_, working)) if *working == request => {
-                self.supersede_pending();
-                self.pending = Some((call, request));
-                false
-            }
-            Some(_) => {
-                self.refuse(
-                    call,
-                    RefusedKind::Busy,
-                    "another command is being worked on",
-                );
-                false
-            }
-        }
-    }
-
-    fn supersede_pending(&mut self) {
-        self.fail_pending(
-            RefusedKind::Busy,
-            "a later call of the same command took its place",
-        );
-    }
-
-    fn fail_pending(&mut self, kind: RefusedKind, message: &str) {
-        if let Some((call, _)) = self.pending.take() {
-            self.refuse(call, kind, message);
-        }
-    }
-
-    fn perform(&mut self, call: CallId, request: Box<Request>) {
-        self.out.push(SourceAction::Perform { call, request });
-    }
-
-    fn reply(&mut self, call: CallId, response: Response) {
-        self.out.push(SourceAction::Reply { call, response });
-    }
-
-    fn refuse(&mut self, call: CallId, kind: RefusedKind, what: &str) {
-        let Hosting { shard, node, .. } = &self.at;
-        let state = self.state_name();
-        let mut refused = Refused::new(
-            kind,
-            format!("source {node}, shard {shard}, {state}: {what}"),
-        );
-        if let State::GaveAway(record) = &self.state {
-            refused.owner = Some((record.owner.clone(), record.epoch));
-        }
-        self.reply(call, Response::Refused(refused));
-    }
-
-    fn not_ready(&mut self, call: CallId) {
-        self.refuse(call, RefusedKind::NotReady, "not in this state");
-    }
-
-    fn spent_or_not_ready(&mut self, call: CallId, attempt: Attempt) {
-        if attempt <= self.spent {
-            self.refuse(
-                call,
-                RefusedKind::StaleAttempt,
-                "it was re-opened: raise the attempt",
-            );
-        } else {
-            self.not_ready(call);
-        }
-    }
-
-    fn timer(&mut self, timer: SourceTimer, at: Now) {
-        self.out.push(SourceAction::SetTimer { timer, at });
     }
 }
