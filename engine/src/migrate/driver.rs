@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use watershed_migration::machine::{Action, CallError, Event, Machine, Operator, Outcome, Progress, Timer};
 use watershed_migration::messages::Request;
 use watershed_migration::source::CallId;
-use watershed_migration::{Certificate, MigrationId, MigrationRecord, NodeId, PlacementRecord, Revision, SafeConfig};
+use watershed_migration::{Certificate, MigrationId, MigrationRecord, NodeId, Phase, PlacementRecord, Revision, SafeConfig};
 use watershed_wal::ShardId;
 
 use super::calls::Clock;
@@ -79,10 +79,7 @@ impl Driver {
             timers: HashMap::new(),
             last_timer: 0,
         };
-        let task = node.runtime.spawn(async move {
-            // Held to the end: so many at once, cleanup's waiting not counted.
-            run.run(job, at_once).await;
-        });
+        let task = node.runtime.spawn(run.run(job, at_once));
         Self {
             shared,
             task: task.abort_handle(),
@@ -131,11 +128,11 @@ impl Run {
                     self.finish(&machine, outcome);
                     return;
                 }
-                if matches!(action, Action::Certified(_)) {
-                    // What is left is waiting: others may begin.
-                    permit = None;
-                }
                 self.act(action).await;
+            }
+            if machine.progress().phase >= Phase::Cleanup {
+                // What is left is mostly waiting: another may begin.
+                drop(permit.take());
             }
             let Some(input) = self.events.recv().await else { return };
             let event = match input {

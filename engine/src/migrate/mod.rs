@@ -169,7 +169,7 @@ impl Migrations {
         }
         let begins = matches!(request, Request::BeginTarget { .. } | Request::DiscardTarget { .. });
         begins.then(|| {
-            let target = Target::start(node, env.shard, env.migration);
+            let target = Target::start(node, env.shard);
             state.targets.insert(env.migration, target.clone());
             target
         })

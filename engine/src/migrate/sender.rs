@@ -53,7 +53,7 @@ struct Flight {
 }
 
 /// What has become of the forwarded records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) forwarded: u64,
     pub(super) failed: u64,

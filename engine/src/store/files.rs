@@ -6,17 +6,10 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+pub(crate) use watershed_migration::messages::FileInfo;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::error::StoreError;
-
-/// One file of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct FileInfo {
-    pub(crate) name: String,
-    pub(crate) len: u64,
-    pub(crate) xxh3_128: u128,
-}
 
 /// The directory beside `dir` with a suffix on its name: for what is not whole yet, or any more.
 pub(super) fn beside(dir: &Path, suffix: &str) -> PathBuf {

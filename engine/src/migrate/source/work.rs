@@ -325,8 +325,7 @@ impl Work {
         }
         // Buffered writes are synced in the background only now and then: this one doesn't wait for that.
         let node = self.node.clone();
-        let synced = tokio::task::spawn_self.blocking(move || node.log.sync()).await;
-        synced.unwrap_or(Err(LogError::Closed))?;
+        self.node.migrations.tasks().blocking(move || Ok(node.log.sync()?)).await?;
         while log.watermarks().durable < seq {
             log.durable_past(log.watermarks().durable).await?;
         }

@@ -25,7 +25,6 @@ use work::Work;
 /// The way to a migration's target.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
-    pub(super) migration: MigrationId,
     inbox: mpsc::UnboundedSender<Input>,
     task: Arc<AbortHandle>,
 }
@@ -62,27 +61,26 @@ struct Actor {
 
 impl Target {
     /// The target of a migration that this node knows nothing of yet: the copy is begun if the placement says so.
-    pub(super) fn start(node: &Node, shard: ShardId, migration: MigrationId) -> Self {
+    pub(super) fn start(node: &Node, shard: ShardId) -> Self {
         let instance = InstanceId::random();
         let role = TargetRole::new(hosting(node, shard, instance), HighestSeen::default());
-        Self::spawn(node, shard, migration, role, Vec::new(), Work::new(node, shard, instance))
+        Self::spawn(node, shard, role, Vec::new(), Work::new(node, shard, instance))
     }
 
     /// The target whose note was found at opening.
     pub(super) fn resume(node: &Node, note: TargetNote) -> Self {
         let at = hosting(node, note.shard, note.instance);
         let work = Work::new(node, note.shard, note.instance);
-        let (shard, migration) = (note.shard, note.migration);
+        let shard = note.shard;
         work.resume(&note);
         let free_bytes = files::free_bytes(&node.dir).unwrap_or(0);
         let (role, first) = TargetRole::recover(at, HighestSeen::default(), note, free_bytes);
-        Self::spawn(node, shard, migration, role, first, work)
+        Self::spawn(node, shard, role, first, work)
     }
 
     fn spawn(
         node: &Node,
         shard: ShardId,
-        migration: MigrationId,
         role: TargetRole,
         first: Vec<TargetAction>,
         work: Work,
@@ -102,7 +100,6 @@ impl Target {
         };
         let task = node.runtime.spawn(actor.run(first));
         Self {
-            migration,
             inbox: sender,
             task: Arc::new(task.abort_handle()),
         }

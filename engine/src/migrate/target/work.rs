@@ -341,7 +341,7 @@ impl Copy {
 /// Proves the files, gives them their place and lets records be applied. Blocks.
 fn open(node: &Node, note: &TargetNote, manifest: &Manifest, from: &Path, into: &Path) -> Result<(), Error> {
     if !into.is_dir() {
-        let found = Store::verify_dir(from, &manifest.files)?;
+        let found = Store::verify_dir(&node.env, from, &manifest.files)?;
         if (found.seq, found.digest) != (manifest.base, manifest.digest) {
             let what = format!("the checkpoint's files end at {}, it was announced to end at {}", found.seq, manifest.base);
             return Err(Error::inconsistent(note.shard, what));
