@@ -1,5 +1,5 @@
 //! Two engines of one process, writers with a model of what was acknowledged, and the checks after a move.
-#![allow(dead_code)] // each test uses its part
+#![allow(dead_code, unreachable_pub)] // each test uses its part
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,6 +31,8 @@ impl World {
     }
 
     pub fn with(shards: u64, wrap: impl FnOnce(LocalCluster) -> LocalCluster) -> Self {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let dir = tempfile::tempdir().unwrap();
         let cluster = wrap(LocalCluster::open(dir.path()).unwrap());
         Self { dir, cluster, shards }
