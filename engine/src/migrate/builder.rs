@@ -1,0 +1,125 @@
+//! Starting a migration: the gate first, then what can be told at once, then a driver.
+
+use std::fmt;
+use std::sync::Arc;
+
+use watershed_migration::anti_entropy::migration_warning_if_ae_disabled;
+use watershed_migration::machine::Progress;
+use watershed_migration::{Attempt, MigrationConfig, MigrationCoordinator, MigrationId, NodeId, Phase};
+use watershed_wal::{InstanceId, ShardId};
+
+use super::driver::{Begin, Driver, Job};
+use super::handle::{Migration, Observer};
+use crate::Error;
+use crate::node::Node;
+
+/// A migration to be started: name its target, then [`Migrate::start`].
+#[must_use = "nothing happens before `start`"]
+pub struct Migrate {
+    node: Node,
+    shard: ShardId,
+    target: Option<String>,
+    config: MigrationConfig,
+    observer: Option<Observer>,
+}
+
+impl Migrate {
+    pub(crate) fn new(node: Node, shard: ShardId) -> Self {
+        Self {
+            node,
+            shard,
+            target: None,
+            config: MigrationConfig::default(),
+            observer: None,
+        }
+    }
+
+    /// The node that is to own the shard.
+    pub fn to(mut self, target: impl Into<String>) -> Self {
+        self.target = Some(target.into());
+        self
+    }
+
+    /// How it is to be done.
+    pub fn config(mut self, config: MigrationConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Called with each progress, on a thread of its own; at a change of phase the driver waits for it before it does
+    /// anything of the new phase.
+    pub fn observer(mut self, observer: Arc<dyn Fn(&Progress) + Send + Sync>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Starts it. It waits for its turn when as many as may run do.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] by the safety gate, [`Error::Options`] without a target or with the owner as target,
+    /// [`Error::NoShard`], [`Error::ShardBusy`] while the shard is moved. Nothing was changed then.
+    pub fn start(self) -> Result<Migration, Error> {
+        let warning = migration_warning_if_ae_disabled(&self.config);
+        let config = MigrationCoordinator::new(self.config).validate_safety()?;
+        let Some(target) = self.target else {
+            let what = "a migration needs a target: name it with `to`".into();
+            return Err(Error::Options { what });
+        };
+        let target: NodeId = target.parse().map_err(|error: watershed_migration::InvalidNodeId| Error::Options {
+            what: error.to_string(),
+        })?;
+        let shard = self.shard;
+        let record = pollster::block_on(self.node.placement.read(shard))?.ok_or(Error::NoShard { shard })?;
+        if record.active_migration().is_some() {
+            return Err(Error::ShardBusy { shard });
+        }
+        if record.owner == target {
+            let what = format!("shard {shard} is on node {target} already: name another target");
+            return Err(Error::Options { what });
+        }
+        if let Some(warning) = warning {
+            tracing::warn!(%shard, "{warning}");
+        }
+        let id = MigrationId(InstanceId::random().0);
+        let first = Progress {
+            source: record.owner,
+            target: target.clone(),
+            ..waiting(id, shard, &self.node.id)
+        };
+        let job = Job::Begin(Box::new(Begin { id, shard, target, config }));
+        let (node, observer) = (&self.node, self.observer);
+        let started = node.migrations.add_driver(|at_once| Driver::start(node, at_once, first, None, observer, job));
+        started.ok_or(Error::Closed)
+    }
+}
+
+/// The progress of a migration whose turn has not come.
+pub(super) fn waiting(id: MigrationId, shard: ShardId, node: &NodeId) -> Progress {
+    Progress {
+        migration: id,
+        shard,
+        source: node.clone(),
+        target: node.clone(),
+        phase: Phase::Plan,
+        attempt: Attempt(0),
+        copied_bytes: 0,
+        total_bytes: 0,
+        lag: 0,
+        holes_filled: 0,
+        delta_records: 0,
+        pause_us: None,
+        re_opens: 0,
+        phase_ms: std::collections::BTreeMap::new(),
+        trouble: None,
+    }
+}
+
+impl fmt::Debug for Migrate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Migrate")
+            .field("shard", &self.shard)
+            .field("target", &self.target)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,300 @@
+//! The driver of one migration: a task that does what the pure machine of `watershed-migration` decides.
+//!
+//! One event at a time. A call, a swap or a read runs beside the task and comes back as an event, so that an
+//! operator's wish is heard at any moment. Who watches is told of a phase before anything of it happens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use watershed_migration::machine::{Action, CallError, Event, Machine, Operator, Outcome, Progress, Timer};
+use watershed_migration::messages::Request;
+use watershed_migration::source::CallId;
+use watershed_migration::{Certificate, MigrationId, MigrationRecord, NodeId, Phase, PlacementRecord, Revision, SafeConfig};
+use watershed_wal::ShardId;
+
+use super::calls::Clock;
+use super::certificates;
+use super::handle::{Ended, Migration, Observer, Shared, Watcher};
+use super::peer::{self, Peer};
+use crate::Error;
+use crate::node::Node;
+use crate::placement::PlacementError;
+
+/// A call without an answer for so long is given up; its request may be asked again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for what takes as long as there are bytes.
+const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A running or ended driver.
+#[derive(Debug)]
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+/// What a driver is to do.
+pub(super) enum Job {
+    /// Begin it, once its turn has come.
+    Begin(Box<Begin>),
+    /// Go on with what the record says.
+    Resume(Box<(SafeConfig, PlacementRecord)>),
+}
+
+/// A migration to begin.
+pub(super) struct Begin {
+    pub(super) id: MigrationId,
+    pub(super) shard: ShardId,
+    pub(super) target: NodeId,
+    pub(super) config: SafeConfig,
+}
+
+pub(super) enum Input {
+    Event(Box<Event>),
+    Fired(Timer, u64),
+}
+
+impl Driver {
+    pub(super) fn start(
+        node: &Node,
+        at_once: Arc<Semaphore>,
+        first: Progress,
+        certificate: Option<Certificate>,
+        observer: Option<Observer>,
+        job: Job,
+    ) -> Self {
+        let (inbox, events) = mpsc::unbounded_channel();
+        let shared = Shared::new(first, certificate, inbox.clone());
+        let watcher = observer.map(Watcher::start);
+        let run = Run {
+            node: node.clone(),
+            shared: shared.clone(),
+            watcher,
+            clock: Clock::start(),
+            inbox,
+            events,
+            beside: JoinSet::new(),
+            timers: HashMap::new(),
+            last_timer: 0,
+        };
+        let task = node.runtime.spawn(run.run(job, at_once));
+        Self {
+            shared,
+            task: task.abort_handle(),
+        }
+    }
+
+    pub(super) fn handle(&self) -> Migration {
+        Migration::new(self.shared.clone())
+    }
+
+    pub(super) fn stop(&self) {
+        self.task.abort();
+        self.shared.end(Ended::Closed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+struct Run {
+    node: Node,
+    shared: Arc<Shared>,
+    watcher: Option<Watcher>,
+    clock: Clock,
+    inbox: mpsc::UnboundedSender<Input>,
+    events: mpsc::UnboundedReceiver<Input>,
+    beside: JoinSet<()>,
+    timers: HashMap<Timer, u64>,
+    last_timer: u64,
+}
+
+impl Run {
+    async fn run(mut self, job: Job, at_once: Arc<Semaphore>) {
+        self.tell(self.shared.progress()).await;
+        let Ok(permit) = at_once.acquire_owned().await else { return };
+        let mut permit = Some(permit);
+        let mut machine = match self.machine(job).await {
+            Ok(machine) => machine,
+            Err(error) => return self.shared.end(Ended::Failed(error.into())),
+        };
+        machine.start(self.clock.now());
+        loop {
+            while let Some(action) = machine.next_action() {
+                if let Action::Finish(outcome) = action {
+                    self.finish(&machine, outcome);
+                    return;
+                }
+                self.act(action).await;
+            }
+            if machine.progress().phase >= Phase::Cleanup {
+                // What is left is mostly waiting: another may begin.
+                drop(permit.take());
+            }
+            let Some(input) = self.events.recv().await else { return };
+            let event = match input {
+                Input::Event(event) => *event,
+                Input::Fired(timer, number) if self.timers.get(&timer) == Some(&number) => {
+                    self.timers.remove(&timer);
+                    Event::Timer(timer)
+                }
+                Input::Fired(..) => continue,
+            };
+            machine.handle(self.clock.now(), event);
+            while self.beside.try_join_next().is_some() {}
+        }
+    }
+
+    async fn machine(&self, job: Job) -> Result<Machine, Error> {
+        match job {
+            Job::Begin(begin) => {
+                let Begin { id, shard, target, config } = *begin;
+                let record = self.node.placement.read(shard).await?.ok_or(Error::NoShard { shard })?;
+                let started_by = self.node.id.to_string();
+                let migration = MigrationRecord::new(id, &record, target, self.node.id.clone(), &config, started_by);
+                Ok(Machine::new(config, record, migration))
+            }
+            Job::Resume(resume) => {
+                let (config, record) = *resume;
+                let shard = record.shard;
+                Machine::resume(config, record, self.node.id.clone()).ok_or(Error::NoShard { shard })
+            }
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Send { call, node, request, .. } => self.send(call, node, *request),
+            Action::Swap { expected, record } => self.swap(expected, record),
+            Action::ReadPlacement => self.read(),
+            Action::SetTimer { timer, at } => {
+                self.last_timer += 1;
+                let number = self.last_timer;
+                self.timers.insert(timer, number);
+                let (inbox, at) = (self.inbox.clone(), self.clock.instant(at));
+                self.beside.spawn(async move {
+                    tokio::time::sleep_until(at).await;
+                    let _ = inbox.send(Input::Fired(timer, number));
+                });
+            }
+            Action::Progress(progress) => self.tell(*progress).await,
+            Action::Certified(certificate) => self.certified(*certificate).await,
+            // Handled by the loop.
+            Action::Finish(_) => {}
+        }
+    }
+
+    async fn tell(&self, progress: Progress) {
+        let before = self.shared.set_progress(progress.clone());
+        if before.phase != progress.phase {
+            tracing::info!(migration = %progress.migration, shard = %progress.shard, phase = %progress.phase, attempt = %progress.attempt, "migration");
+        }
+        if let Some(watcher) = &self.watcher {
+            watcher.show(progress).await;
+        }
+    }
+
+    fn send(&mut self, call: CallId, to: NodeId, request: Request) {
+        let long = matches!(request, Request::Checkpoint { .. } | Request::Ship { .. } | Request::Retire { .. });
+        let timeout = if long { LONG_CALL_TIMEOUT } else { CALL_TIMEOUT };
+        let (peer, inbox) = (Peer::new(&self.node, to), self.inbox.clone());
+        self.beside.spawn(async move {
+            let event = match peer.call_within(timeout, request).await {
+                Ok(response) => Event::Replied {
+                    call,
+                    response: Box::new(response),
+                },
+                Err(error) => {
+                    tracing::debug!(to = %peer.id(), %error, "a call of a migration got no answer");
+                    let error = match error {
+                        peer::CallError::Wire { .. } => CallError::Garbled,
+                        _ => CallError::Unreachable,
+                    };
+                    Event::Failed { call, error }
+                }
+            };
+            let _ = inbox.send(Input::Event(Box::new(event)));
+        });
+    }
+
+    fn swap(&mut self, expected: Revision, record: Box<PlacementRecord>) {
+        let (placement, inbox) = (self.node.placement.clone(), self.inbox.clone());
+        self.beside.spawn(async move {
+            let event = match placement.swap(Some(expected), *record).await {
+                Ok(record) => Event::Swapped(Box::new(record)),
+                Err(PlacementError::Conflict { current: Some(record), .. }) => Event::SwapConflict(record),
+                Err(error) => {
+                    tracing::warn!(%error, "a swap gave no outcome: the record is read again");
+                    Event::SwapUnknown
+                }
+            };
+            let _ = inbox.send(Input::Event(Box::new(event)));
+        });
+    }
+
+    fn read(&mut self) {
+        let (placement, inbox) = (self.node.placement.clone(), self.inbox.clone());
+        let shard = self.shared.shard();
+        self.beside.spawn(async move {
+            let event = match placement.read(shard).await {
+                Ok(Some(record)) => Event::PlacementRead(Box::new(record)),
+                Ok(None) => Event::PlacementUnread,
+                Err(error) => {
+                    tracing::warn!(%shard, %error, "the placement can't be read");
+                    Event::PlacementUnread
+                }
+            };
+            let _ = inbox.send(Input::Event(Box::new(event)));
+        });
+    }
+
+    /// The target serves: the certificate is on the disk before anybody is told.
+    async fn certified(&self, certificate: Certificate) {
+        let (data, id) = (self.node.dir.clone(), certificate.migration);
+        let document = certificate.clone();
+        let written = self.node.migrations.tasks().blocking(move || certificates::write(&data, id, &document)).await;
+        if let Err(error) = written {
+            // The placement holds it too; the migration stands.
+            tracing::error!(migration = %id, %error, "the certificate could not be written");
+        }
+        self.shared.set_certificate(certificate);
+    }
+
+    fn finish(&self, machine: &Machine, outcome: Outcome) {
+        let progress = machine.progress();
+        let shard = progress.shard;
+        let ended = match outcome {
+            Outcome::Done => {
+                tracing::info!(migration = %progress.migration, %shard, "migration done: the old copy is deleted");
+                Ended::Done
+            }
+            Outcome::Aborted { reason } | Outcome::NotBegun { reason } => {
+                tracing::warn!(migration = %progress.migration, %shard, reason, "migration aborted");
+                Ended::Failed(Error::MigrationAborted { shard, reason }.into())
+            }
+            Outcome::Superseded { driver } => {
+                let who = driver.map_or_else(|| "another migration".to_owned(), |(node, term)| format!("node {node} (term {term})"));
+                let reason = format!("{who} has taken over; ask there how it goes on");
+                Ended::Failed(Error::MigrationAborted { shard, reason }.into())
+            }
+            Outcome::CopiesDiffer { found, differences } => {
+                tracing::error!(migration = %progress.migration, %shard, found, ?differences, "the old copy differs from the new owner's");
+                let what = format!("{found} entries of the old copy differ from the new owner's; the old copy is kept: compare them before deleting it");
+                Ended::Failed(Error::inconsistent(shard, what).into())
+            }
+            other => {
+                let reason = format!("it ended in an unknown way: {other:?}");
+                Ended::Failed(Error::MigrationAborted { shard, reason }.into())
+            }
+        };
+        self.shared.end(ended);
+    }
+}
+
+/// An operator's wish, as the driver takes it.
+pub(super) fn wish(operator: Operator) -> Input {
+    Input::Event(Box::new(Event::Operator(operator)))
+}

@@ -1,0 +1,287 @@
+//! What a user holds of a migration: watch it, wait for it, steer it.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use watershed_migration::machine::{Operator, Progress};
+use watershed_migration::{Certificate, MigrationId};
+use watershed_wal::ShardId;
+
+use super::driver::{Input, wish};
+use crate::Error;
+use crate::link::BoxFuture;
+
+/// Called by the driver with each progress, at a change of phase before anything of the new phase happens.
+pub(super) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// A migration under way, or ended.
+///
+/// Dropping it changes nothing: the migration goes on.
+pub struct Migration {
+    shared: Arc<Shared>,
+    seen: watch::Receiver<Progress>,
+}
+
+/// How a driver ended.
+#[derive(Debug, Clone)]
+pub(super) enum Ended {
+    Done,
+    Failed(Arc<Error>),
+    /// The engine was closed; the migration goes on when it is opened again.
+    Closed,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Standing {
+    certificate: Option<Certificate>,
+    ended: Option<Ended>,
+}
+
+/// What the driver and the handles share.
+pub(super) struct Shared {
+    id: MigrationId,
+    shard: ShardId,
+    progress: watch::Sender<Progress>,
+    standing: watch::Sender<Standing>,
+    inbox: mpsc::UnboundedSender<Input>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        first: Progress,
+        certificate: Option<Certificate>,
+        inbox: mpsc::UnboundedSender<Input>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: first.migration,
+            shard: first.shard,
+            progress: watch::Sender::new(first),
+            standing: watch::Sender::new(Standing { certificate, ended: None }),
+            inbox,
+        })
+    }
+
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Gives the progress before.
+    pub(super) fn set_progress(&self, progress: Progress) -> Progress {
+        self.progress.send_replace(progress)
+    }
+
+    pub(super) fn set_certificate(&self, certificate: Certificate) {
+        self.standing.send_modify(|standing| standing.certificate = Some(certificate));
+    }
+
+    /// The first end counts.
+    pub(super) fn end(&self, ended: Ended) {
+        self.standing.send_modify(|standing| {
+            standing.ended.get_or_insert(ended);
+        });
+        // Wakes who waits for the next progress.
+        self.progress.send_modify(|_| {});
+    }
+
+    fn wish(&self, operator: Operator) {
+        // An ended driver needs no wish.
+        let _ = self.inbox.send(wish(operator));
+    }
+
+    async fn until<T>(&self, look: impl Fn(&Standing) -> Option<Result<T, Error>>) -> Result<T, Error> {
+        let mut standing = self.standing.subscribe();
+        loop {
+            if let Some(result) = look(&standing.borrow_and_update()) {
+                return result;
+            }
+            if standing.changed().await.is_err() {
+                return Err(Error::Closed);
+            }
+        }
+    }
+}
+
+impl Migration {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let mut seen = shared.progress.subscribe();
+        seen.mark_changed();
+        Self { shared, seen }
+    }
+
+    /// Its id: names the certificate's file.
+    #[must_use]
+    pub fn id(&self) -> MigrationId {
+        self.shared.id
+    }
+
+    /// The shard that moves.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shared.shard
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.shared.progress()
+    }
+
+    /// Blocks until there is progress this handle has not shown; `None` once the migration has ended.
+    pub fn next_progress(&mut self) -> Option<Progress> {
+        pollster::block_on(self.next_progress_async())
+    }
+
+    /// As [`Migration::next_progress`], without blocking.
+    pub async fn next_progress_async(&mut self) -> Option<Progress> {
+        let standing = self.shared.standing.subscribe();
+        loop {
+            if self.seen.has_changed().ok()? {
+                let progress = self.seen.borrow_and_update().clone();
+                if standing.borrow().ended.is_none() {
+                    return Some(progress);
+                }
+                return None;
+            }
+            if standing.borrow().ended.is_some() {
+                return None;
+            }
+            self.seen.changed().await.ok()?;
+            self.seen.mark_changed();
+        }
+    }
+
+    /// Gives it up, unless the new owner has the shard already. How it ends is told by [`Migration::wait`].
+    pub fn abort(&self) {
+        let reason = "the operator gave it up".to_owned();
+        self.shared.wish(Operator::Abort { reason });
+    }
+
+    /// Ends `hold`: cuts over as soon as the target has caught up.
+    pub fn cutover(&self) {
+        self.shared.wish(Operator::Cutover);
+    }
+
+    /// Ends the grace time now: the old copy is deleted once it was compared.
+    pub fn cleanup(&self) {
+        self.shared.wish(Operator::Cleanup);
+    }
+
+    /// Blocks until the new owner serves. The old copy may be there still: see [`Migration::finished`].
+    ///
+    /// # Errors
+    /// [`Error::MigrationAborted`] where it ended without moving the shard; [`Error::Closed`] when the engine closes
+    /// first: it goes on when that is opened again.
+    pub fn wait(&self) -> Result<Certificate, Error> {
+        pollster::block_on(self.served())
+    }
+
+    /// As [`Migration::wait`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Migration::wait`].
+    pub async fn served(&self) -> Result<Certificate, Error> {
+        let look = |standing: &Standing| match (&standing.certificate, &standing.ended) {
+            (Some(certificate), _) => Some(Ok(certificate.clone())),
+            (None, Some(ended)) => Some(Err(ended.error(self.shared.shard))),
+            (None, None) => None,
+        };
+        self.shared.until(look).await
+    }
+
+    /// Waits until the old copy is compared and deleted, and the migration over. Blocks; in asynchronous code use
+    /// [`Migration::finished_async`].
+    ///
+    /// # Errors
+    /// As [`Migration::wait`], and where the old copy differs from the new owner's: it is kept then.
+    pub fn finished(&self) -> Result<(), Error> {
+        pollster::block_on(self.finished_async())
+    }
+
+    /// As [`Migration::finished`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Migration::finished`].
+    pub async fn finished_async(&self) -> Result<(), Error> {
+        let look = |standing: &Standing| match &standing.ended {
+            Some(Ended::Done) => Some(Ok(())),
+            Some(ended) => Some(Err(ended.error(self.shared.shard))),
+            None => None,
+        };
+        self.shared.until(look).await
+    }
+}
+
+impl Ended {
+    fn error(&self, shard: ShardId) -> Error {
+        match self {
+            Self::Failed(error) => Error::clone(error),
+            Self::Closed => Error::Closed,
+            Self::Done => Error::MigrationAborted {
+                shard,
+                reason: "it is over, and its certificate was not kept here".into(),
+            },
+        }
+    }
+}
+
+impl Clone for Migration {
+    fn clone(&self) -> Self {
+        Self::new(self.shared.clone())
+    }
+}
+
+impl IntoFuture for Migration {
+    type Output = Result<Certificate, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.served().await })
+    }
+}
+
+impl fmt::Debug for Migration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Migration").field("progress", &self.progress()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("id", &self.id).field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+/// Calls an observer on a thread of its own: it may block, or close the engine, without holding up the runtime.
+pub(super) struct Watcher(mpsc::UnboundedSender<(Progress, oneshot::Sender<()>)>);
+
+impl Watcher {
+    pub(super) fn start(observer: Observer) -> Self {
+        let (sender, mut shown) = mpsc::unbounded_channel::<(Progress, oneshot::Sender<()>)>();
+        let thread = thread::Builder::new().name("ws-observer".into()).spawn(move || {
+            while let Some((progress, seen)) = shown.blocking_recv() {
+                observer(&progress);
+                let _ = seen.send(());
+            }
+        });
+        if let Err(error) = thread {
+            tracing::warn!(%error, "an observer of a migration can't be called");
+        }
+        Self(sender)
+    }
+
+    /// Returns when the observer has.
+    pub(super) async fn show(&self, progress: Progress) {
+        let (seen, done) = oneshot::channel();
+        if self.0.send((progress, seen)).is_ok() {
+            // An observer that panicked watches no more; the migration goes on.
+            let _ = done.await;
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Migrations: the drivers, sources and targets that carry out what `watershed-migration` decides.
+//!
+//! Owns all I/O of a migration and none of its decisions: each decision is one of the pure machines, driven by an actor
+//! here. Everything between nodes goes as an encoded request over the link, also within one process and one node.
+//!
+//! ```text
+//! driver.rs     one task for each migration that this node drives      handle.rs   what a user holds of it
+//! source/       one actor for each copy that is or was an owner        target/     one for each copy being made
+//! sender.rs     live forwarding                                        pull.rs     copying the checkpoint
+//! ```
+//!
+//! On the disk: `checkpoints/` (served by a source), `incoming/` (being made by a target), `certificates/`, and notes
+//! in the log of the copy concerned. The placement record says what a restart goes on with.
+
+mod builder;
+mod calls;
+mod certificates;
+mod checkpoint;
+mod compare;
+mod driver;
+mod durable;
+mod handle;
+mod part;
+mod peer;
+mod pull;
+mod refusal;
+mod resume;
+mod sender;
+mod source;
+mod target;
+mod tasks;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use watershed_migration::MigrationId;
+use watershed_migration::messages::{RefusedKind, Request, Response};
+use watershed_wal::{InstanceId, ShardId};
+
+pub use builder::Migrate;
+pub use handle::Migration;
+pub(crate) use resume::resume;
+pub(crate) use source::before_serving;
+pub(crate) use target::files::expected_receivers;
+
+use crate::node::Node;
+use crate::shard::Role;
+use crate::sync::lock;
+use driver::Driver;
+use source::Source;
+use target::Target;
+use tasks::Tasks;
+
+/// Ended migrations whose handles are still listed.
+const ENDED_KEPT: usize = 64;
+
+/// What runs of migrations on one node.
+#[derive(Debug)]
+pub(crate) struct Migrations {
+    at_once: Arc<Semaphore>,
+    tasks: Tasks,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: bool,
+    drivers: Vec<Driver>,
+    sources: HashMap<ShardId, Source>,
+    targets: HashMap<MigrationId, Target>,
+}
+
+impl Migrations {
+    /// Drives so many migrations at once; more wait.
+    pub(crate) fn new(at_once: usize) -> Self {
+        Self {
+            at_once: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            tasks: Tasks::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// The migrations that this node drives or has driven lately, the oldest first.
+    pub(crate) fn list(&self) -> Vec<Migration> {
+        lock(&self.state).drivers.iter().map(Driver::handle).collect()
+    }
+
+    /// Ends drivers, sources and targets, and waits for them. What they had begun is gone on with at the next opening.
+    pub(crate) async fn stop(&self) {
+        let (drivers, sources, targets) = {
+            let mut state = lock(&self.state);
+            state.stopped = true;
+            let drivers = std::mem::take(&mut state.drivers);
+            let sources: Vec<Source> = state.sources.drain().map(|(_, source)| source).collect();
+            let targets: Vec<Target> = state.targets.drain().map(|(_, target)| target).collect();
+            (drivers, sources, targets)
+        };
+        drivers.iter().for_each(Driver::stop);
+        sources.iter().for_each(Source::stop);
+        targets.iter().for_each(Target::stop);
+        let running = || {
+            !drivers.iter().all(Driver::is_stopped)
+                || !sources.iter().all(Source::is_stopped)
+                || !targets.iter().all(Target::is_stopped)
+        };
+        while running() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.tasks.idle().await;
+    }
+
+    /// Lists a driver; `None` once the node is closing.
+    fn add_driver(&self, start: impl FnOnce(Arc<Semaphore>) -> Driver) -> Option<Migration> {
+        let mut state = lock(&self.state);
+        if state.stopped {
+            return None;
+        }
+        let over = state.drivers.iter().filter(|driver| driver.is_stopped()).count();
+        if over > ENDED_KEPT
+            && let Some(oldest) = state.drivers.iter().position(Driver::is_stopped)
+        {
+            state.drivers.remove(oldest);
+        }
+        let driver = start(self.at_once.clone());
+        let handle = driver.handle();
+        state.drivers.push(driver);
+        Some(handle)
+    }
+
+    /// The actor of the shard's copy here that owns it or owned it.
+    fn source(&self, node: &Node, shard: ShardId) -> Option<Source> {
+        let hosted = node.hosted(shard).filter(|hosted| matches!(hosted.role(), Role::Owner { .. } | Role::Frozen { .. }));
+        let mut state = lock(&self.state);
+        if state.stopped {
+            return None;
+        }
+        match (hosted, state.sources.get(&shard)) {
+            (Some(hosted), Some(known)) if known.instance == hosted.instance && !known.is_stopped() => Some(known.clone()),
+            (Some(hosted), old) => {
+                if let Some(old) = old {
+                    old.stop();
+                }
+                let source = Source::start(node, hosted);
+                state.sources.insert(shard, source.clone());
+                Some(source)
+            }
+            // Its copy is deleted: it still answers who asks again.
+            (None, Some(known)) => Some(known.clone()),
+            (None, None) => None,
+        }
+    }
+
+    /// The actor of a migration to this node; begun only for requests that may begin one.
+    fn target(&self, node: &Node, request: &Request) -> Option<Target> {
+        let env = request.envelope()?;
+        let mut state = lock(&self.state);
+        if state.stopped {
+            return None;
+        }
+        state.targets.retain(|_, target| !target.is_stopped());
+        if let Some(target) = state.targets.get(&env.migration) {
+            return Some(target.clone());
+        }
+        let begins = matches!(request, Request::BeginTarget { .. } | Request::DiscardTarget { .. });
+        begins.then(|| {
+            let target = Target::start(node, env.shard);
+            state.targets.insert(env.migration, target.clone());
+            target
+        })
+    }
+
+    fn target_of(&self, migration: MigrationId) -> Option<Target> {
+        let state = lock(&self.state);
+        state.targets.get(&migration).filter(|target| !target.is_stopped()).cloned()
+    }
+
+    fn resume_target(&self, node: &Node, kept: target::files::Kept) {
+        let mut state = lock(&self.state);
+        if !state.stopped {
+            state.targets.insert(kept.note.migration, Target::resume(node, kept.note));
+        }
+    }
+}
+
+/// Whom a request is for.
+enum Side {
+    Source,
+    Target,
+    /// The side that this node is in the migration.
+    Either,
+    Neither,
+}
+
+fn side(request: &Request) -> Side {
+    match request {
+        Request::Prepare { .. }
+        | Request::Checkpoint { .. }
+        | Request::ReadFile { .. }
+        | Request::StartForward { .. }
+        | Request::SourceStatus { .. }
+        | Request::Ship { .. }
+        | Request::Quiesce { .. }
+        | Request::Drain { .. }
+        | Request::Reopen { .. }
+        | Request::Activate { .. }
+        | Request::Release { .. }
+        | Request::Retire { .. }
+        | Request::AbortSource { .. } => Side::Source,
+        Request::BeginTarget { .. }
+        | Request::Pull { .. }
+        | Request::TargetStatus { .. }
+        | Request::Records { .. }
+        | Request::Missing { .. }
+        | Request::Verify { .. }
+        | Request::BecomeOwner { .. }
+        | Request::DiscardTarget { .. } => Side::Target,
+        Request::ComparePage { .. } => Side::Either,
+        _ => Side::Neither,
+    }
+}
+
+/// Carries out a request of a migration.
+pub(crate) async fn serve(node: &Node, request: Request) -> Response {
+    let unknown = |what: &str| Response::refused(RefusedKind::Unknown, format!("node {}: {what}", node.id));
+    let side = match (side(&request), request.envelope()) {
+        (Side::Either, Some(env)) => match node.migrations.target_of(env.migration) {
+            Some(_) => Side::Target,
+            None => Side::Source,
+        },
+        (side, _) => side,
+    };
+    match side {
+        Side::Source => match node.migrations.source(node, request.shard()) {
+            Some(source) => source.call(request).await,
+            None => match request {
+                Request::Retire { env, instance } => retired_before(node, env.shard, instance).await,
+                _ => unknown("the shard is not hosted here"),
+            },
+        },
+        Side::Target => match node.migrations.target(node, &request) {
+            Some(target) => target.call(request).await,
+            None => unknown("no copy of that migration is here"),
+        },
+        Side::Either | Side::Neither => Response::refused(RefusedKind::Unsupported, "no command of a migration"),
+    }
+}
+
+/// A deletion asked for again after a restart that came behind it.
+async fn retired_before(node: &Node, shard: ShardId, instance: InstanceId) -> Response {
+    let record = node.placement.read(shard).await.ok().flatten();
+    let frozen = record.and_then(|record| record.frozen);
+    let decided = frozen.is_some_and(|f| f.node == node.id && f.instance == instance && f.retiring);
+    if decided && node.hosted_instance(instance).is_none() {
+        return Response::Retired { bytes: 0 };
+    }
+    Response::refused(RefusedKind::NotReady, format!("node {}: the placement does not retire this copy", node.id))
+}

@@ -1,0 +1,182 @@
+//! Placement: the durable map from each shard to who owns it, changed only by compare-and-swap.
+//!
+//! Owns the trait [`Placement`], its errors, and the embedded implementation [`FilePlacement`]. What a record says and
+//! which change of it is allowed is decided in `watershed-migration`; here a record is a value with a revision.
+//!
+//! The contract of an implementation:
+//! 1. A swap takes effect only if the record's revision is still the expected one, and it is durable before anybody
+//!    can read it.
+//! 2. Revisions of a shard only grow, also across removing and creating it again, so that a stale swap never wins.
+//! 3. An error other than [`PlacementError::Conflict`] says nothing about whether the swap happened: read it back.
+//!    An implementation that can't tell refuses to be read as well.
+
+mod file;
+mod journal;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use watershed_migration::{PlacementRecord, Revision};
+use watershed_wal::ShardId;
+
+pub use file::FilePlacement;
+
+use crate::link::BoxFuture;
+
+/// What was decided when the cluster was made, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// How many shards the keys are spread over.
+    pub shards: u64,
+}
+
+/// The map from shard to owner.
+pub trait Placement: fmt::Debug + Send + Sync + 'static {
+    /// What the cluster was made with, `None` before it was made.
+    fn cluster(&self) -> BoxFuture<'_, Result<Option<ClusterInfo>, PlacementError>>;
+
+    /// Makes the cluster, or gives what it was made with before: the first caller decides.
+    fn create_cluster(
+        &self,
+        info: ClusterInfo,
+    ) -> BoxFuture<'_, Result<ClusterInfo, PlacementError>>;
+
+    /// A shard's record, `None` where the shard does not exist.
+    fn read(
+        &self,
+        shard: ShardId,
+    ) -> BoxFuture<'_, Result<Option<PlacementRecord>, PlacementError>>;
+
+    /// All records, by shard.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<PlacementRecord>, PlacementError>>;
+
+    /// Replaces a shard's record if its revision is `expected` (`None`: if the shard has none). Gives the record as
+    /// it is stored; the revision of a shard that existed before may be raised.
+    ///
+    /// A future dropped after it was polled leaves a swap that happens whole or not at all.
+    fn swap(
+        &self,
+        expected: Option<Revision>,
+        record: PlacementRecord,
+    ) -> BoxFuture<'_, Result<PlacementRecord, PlacementError>>;
+
+    /// Removes a shard's record if its revision is `expected`.
+    fn remove(
+        &self,
+        shard: ShardId,
+        expected: Revision,
+    ) -> BoxFuture<'_, Result<(), PlacementError>>;
+
+    /// A counter that changes after every change of the map.
+    fn watch(&self) -> watch::Receiver<u64>;
+}
+
+/// Why the placement refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlacementError {
+    /// Somebody else changed the record. Nothing was changed by this call.
+    #[error(
+        "shard {shard}: the placement record is at {}, not as expected; read it and decide again",
+        at(current)
+    )]
+    Conflict {
+        /// The shard.
+        shard: ShardId,
+        /// Its record now.
+        current: Option<Box<PlacementRecord>>,
+    },
+    /// The new record's revision does not go on from the expected one. Nothing was changed.
+    #[error(
+        "shard {shard}: a record of revision {offered} can't follow revision {expected}; make it by a transition of the record read"
+    )]
+    Revision {
+        /// The shard.
+        shard: ShardId,
+        /// The revision expected in place.
+        expected: Revision,
+        /// The new record's.
+        offered: Revision,
+    },
+    /// Another process, or another handle of this one, has the placement open.
+    #[error("the placement in {} is open elsewhere; close it there, or share one handle between this process's engines", dir.display())]
+    Locked {
+        /// The placement's directory.
+        dir: PathBuf,
+    },
+    /// A line that was promised durable is damaged.
+    #[error("{} line {line}: {what}; the map of owners can't be trusted, restore the file from a copy", file.display())]
+    Damaged {
+        /// The journal.
+        file: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A newer version wrote the journal.
+    #[error("{} has format {found}, this version reads up to {supported}; use a newer Watershed", file.display())]
+    NewerFormat {
+        /// The journal.
+        file: PathBuf,
+        /// The format found.
+        found: u32,
+        /// The newest this version reads.
+        supported: u32,
+    },
+    /// A file operation failed before anything was changed.
+    #[error("{op} {}: {source}; nothing was changed, free the cause and try again", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// A write or sync failed and what is durable is not known, so that nothing is answered any more.
+    #[error(
+        "the placement failed ({reason}) and what is durable is not known; open it again after the cause is gone"
+    )]
+    Poisoned {
+        /// What failed.
+        reason: Arc<str>,
+    },
+    /// A remote placement can't be reached, or gave no answer.
+    #[error(
+        "the placement can't be reached ({reason}); try again, and read before assuming that a swap failed"
+    )]
+    Unreachable {
+        /// What was met.
+        reason: String,
+    },
+    /// The placement is closed.
+    #[error("the placement is closed")]
+    Closed,
+}
+
+impl PlacementError {
+    fn io(op: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io {
+            op,
+            path: path.into(),
+            source: Arc::new(source),
+        }
+    }
+}
+
+fn at(current: &Option<Box<PlacementRecord>>) -> String {
+    match current {
+        Some(record) => format!(
+            "revision {} (owner {}, epoch {})",
+            record.revision, record.owner, record.epoch
+        ),
+        None => "no record".into(),
+    }
+}

@@ -1,0 +1,365 @@
+//! What each step does when it is entered: the command, swap, read or wait.
+
+use watershed_wal::{Epoch, Seq};
+
+use super::run::Machine;
+use super::steps::{Signal, Step};
+use super::{Action, Outcome, Peer, Timer};
+use crate::certificate::{CERTIFICATE_VERSION, Certificate, Party};
+use crate::compare::{Comparison, Side};
+use crate::delta::{self, RoundBounds};
+use crate::messages::{Envelope, RANGES_MAX, Request};
+use crate::placement::{MigrationRecord, PlacementRecord};
+use crate::source::CallId;
+use crate::transitions::{PhaseChange, PlacementError};
+use crate::words::{Now, Phase};
+
+/// How many records one delta round ships.
+const ROUND_RECORDS: u64 = 1 << 16;
+/// How many entries a page of the comparison has.
+const PAGE_ENTRIES: u32 = 2_048;
+
+impl Machine {
+    pub(super) fn ask(&mut self, now: Now) {
+        match self.step {
+            Step::Begin
+            | Step::TakeOver
+            | Step::EnterBulkCopy
+            | Step::EnterDualWrite
+            | Step::RaiseAttempt
+            | Step::EnterCleanup
+            | Step::BeginRetire
+            | Step::FinishCleanup
+            | Step::Abort => self.ask_swap(now),
+            Step::Reread => self.out.push_back(Action::ReadPlacement),
+            Step::Grace => self.ask_grace(now),
+            Step::CompareSource | Step::CompareTarget => self.ask_page(now),
+            Step::Over => self.finish(),
+            _ => self.ask_peer(now),
+        }
+    }
+
+    fn ask_swap(&mut self, now: Now) {
+        let claim = self.claim();
+        let record = &self.record;
+        let next = match self.step {
+            Step::Begin => match self.begin.as_deref() {
+                Some(begin) => record.begin_migration(begin.clone()),
+                None => return self.signal(now, Signal::Done),
+            },
+            Step::TakeOver => record.take_over(self.id, self.me.clone()),
+            Step::EnterBulkCopy => match self.migration_phase() {
+                Some(Phase::BulkCopy) => return self.signal(now, Signal::Done),
+                Some(Phase::DualWrite) => return self.signal(now, Signal::More),
+                _ => match self.facts.target_instance {
+                    Some(target_instance) => {
+                        record.set_phase(claim, PhaseChange::BulkCopy { target_instance })
+                    }
+                    None => return self.enter(now, Step::BeginTarget),
+                },
+            },
+            Step::EnterDualWrite => match &self.facts.manifest {
+                Some(manifest) => {
+                    let base = manifest.base;
+                    record.set_phase(claim, PhaseChange::DualWrite { base })
+                }
+                None => return self.enter(now, Step::Checkpoint),
+            },
+            Step::RaiseAttempt => {
+                let attempt = record.migration.as_ref().map_or(0, |m| m.attempt.0);
+                if attempt >= self.config.config().attempts_max {
+                    let last = self.progress.trouble.take().unwrap_or_default();
+                    self.trouble(format!(
+                        "gave up after {attempt} attempts, none fitted into the pause ({last})"
+                    ));
+                    return self.signal(now, Signal::Hopeless);
+                }
+                record.raise_attempt(claim)
+            }
+            Step::EnterCleanup => match self.certificate() {
+                Some(certificate) => {
+                    let certificate = Box::new(certificate);
+                    record.set_phase(claim, PhaseChange::Cleanup { certificate })
+                }
+                None => return self.enter(now, Step::BecomeOwner),
+            },
+            Step::BeginRetire => record.begin_retire(claim),
+            Step::FinishCleanup => record.finish_cleanup(claim),
+            _ => {
+                let reason = self.abort.clone().unwrap_or_default();
+                record.abort(self.id, reason)
+            }
+        };
+        match next {
+            Ok(next) => self.swap(next),
+            Err(error) => self.swap_impossible(now, &error),
+        }
+    }
+
+    /// The record doesn't allow it: it says where the migration really is.
+    fn swap_impossible(&mut self, now: Now, error: &PlacementError) {
+        self.trouble(error.to_string());
+        if self.step == Step::Begin {
+            self.outcome = Some(Outcome::NotBegun {
+                reason: error.to_string(),
+            });
+            return self.signal(now, Signal::Hopeless);
+        }
+        self.signal(now, Signal::Lost);
+    }
+
+    fn ask_grace(&mut self, now: Now) {
+        if self.skip_grace {
+            return self.signal(now, Signal::Done);
+        }
+        let at = now.plus_ms(self.config.config().grace_ms);
+        self.wait(Timer::Grace, at);
+    }
+
+    fn ask_page(&mut self, now: Now) {
+        let f = self.frozen_f();
+        let comparison = self
+            .facts
+            .comparison
+            .get_or_insert_with(|| Comparison::new(f));
+        let Some((side, after)) = comparison.wants() else {
+            return self.compared(now);
+        };
+        let (to, step) = match side {
+            Side::Source => (Peer::Source, Step::CompareSource),
+            Side::Target => (Peer::Target, Step::CompareTarget),
+        };
+        self.step = step;
+        let env = self.envelope();
+        self.send(
+            to,
+            Request::ComparePage {
+                env,
+                after,
+                limit: PAGE_ENTRIES,
+            },
+        );
+    }
+
+    fn compared(&mut self, now: Now) {
+        let Some(comparison) = self.facts.comparison.take() else {
+            return;
+        };
+        if comparison.found() == 0 {
+            return self.signal(now, Signal::Done);
+        }
+        self.outcome = Some(Outcome::CopiesDiffer {
+            found: comparison.found(),
+            differences: comparison.differences().to_vec(),
+        });
+        self.signal(now, Signal::Hopeless);
+    }
+
+    fn finish(&mut self) {
+        let outcome = self.outcome.take().unwrap_or_else(|| {
+            let migration = self.record.migration.as_ref();
+            match migration.filter(|m| m.phase == Phase::Aborted) {
+                Some(m) => Outcome::Aborted {
+                    reason: m.reason.clone().unwrap_or_default(),
+                },
+                None => Outcome::Done,
+            }
+        });
+        self.out.push_back(Action::Finish(outcome));
+    }
+
+    fn ask_peer(&mut self, now: Now) {
+        let env = self.envelope();
+        let Some(m) = self.record.migration.clone() else {
+            return self.signal(now, Signal::Lost);
+        };
+        match self.request(env, &m) {
+            Some((to, request)) => {
+                if self.step == Step::Quiesce {
+                    let pause = self.config.config().pause_max_ms;
+                    self.facts.pause_ends = now.plus_ms(pause);
+                }
+                self.send(to, request);
+            }
+            // A fact that only an earlier step gives: a driver that resumed must ask for it again.
+            None => self.signal(now, Signal::Lost),
+        }
+    }
+
+    fn request(&self, env: Envelope, m: &MigrationRecord) -> Option<(Peer, Request)> {
+        let config = self.config.config().clone();
+        let facts = &self.facts;
+        Some(match self.step {
+            Step::Prepare => (
+                Peer::Source,
+                Request::Prepare {
+                    env,
+                    target: m.target.clone(),
+                    config,
+                },
+            ),
+            Step::BeginTarget => (
+                Peer::Target,
+                Request::BeginTarget {
+                    env,
+                    source: m.source.clone(),
+                    source_instance: m.source_instance,
+                    epoch: self.record.epoch,
+                    config,
+                },
+            ),
+            Step::Checkpoint => (Peer::Source, Request::Checkpoint { env }),
+            Step::Pull => {
+                let manifest = facts.manifest.clone()?;
+                (Peer::Target, Request::Pull { env, manifest })
+            }
+            Step::ForwardCopy | Step::Forward => {
+                let target_instance = m.target_instance?;
+                (
+                    Peer::Source,
+                    Request::StartForward {
+                        env,
+                        target_instance,
+                    },
+                )
+            }
+            Step::Copying | Step::Files => (Peer::Target, Request::TargetStatus { env }),
+            Step::Status => (Peer::Source, Request::SourceStatus { env }),
+            Step::Missing => {
+                let through = facts.durable;
+                (Peer::Target, Request::Missing { env, through })
+            }
+            Step::LastMissing => {
+                let through = facts.f;
+                (Peer::Target, Request::Missing { env, through })
+            }
+            Step::Ship | Step::LastShip => {
+                let bounds = RoundBounds {
+                    records: ROUND_RECORDS,
+                    ranges: RANGES_MAX,
+                };
+                let ranges = delta::round(&facts.ranges, bounds);
+                (Peer::Source, Request::Ship { env, ranges })
+            }
+            Step::Quiesce => (
+                Peer::Source,
+                Request::Quiesce {
+                    env,
+                    revision: self.record.revision,
+                    pause_max_ms: config.pause_max_ms,
+                },
+            ),
+            Step::Drain => (Peer::Source, Request::Drain { env }),
+            Step::Verify => (Peer::Target, Request::Verify { env, f: facts.f }),
+            Step::Activate => (
+                Peer::Source,
+                Request::Activate {
+                    env,
+                    source: Box::new(facts.source_marks.clone()?),
+                    target: Box::new(facts.target_marks.clone()?),
+                },
+            ),
+            Step::Reopen => (Peer::Source, Request::Reopen { env }),
+            _ => return self.late_request(env, m),
+        })
+    }
+
+    fn late_request(&self, env: Envelope, m: &MigrationRecord) -> Option<(Peer, Request)> {
+        let epoch = self.record.epoch;
+        Some(match self.step {
+            Step::BecomeOwner => (Peer::Target, Request::BecomeOwner { env, epoch }),
+            Step::Release => (
+                Peer::Source,
+                Request::Release {
+                    env,
+                    epoch,
+                    owner: self.record.owner.clone(),
+                },
+            ),
+            Step::Retire => (
+                Peer::Source,
+                Request::Retire {
+                    env,
+                    instance: m.source_instance,
+                },
+            ),
+            Step::AbortSource => (Peer::Source, Request::AbortSource { env }),
+            Step::DiscardTarget => (Peer::Target, Request::DiscardTarget { env }),
+            _ => return None,
+        })
+    }
+
+    fn send(&mut self, to: Peer, request: Request) {
+        self.calls += 1;
+        let call = CallId(self.calls);
+        self.call = Some(call);
+        let node = match to {
+            Peer::Source => self.progress.source.clone(),
+            Peer::Target => self.progress.target.clone(),
+        };
+        self.out.push_back(Action::Send {
+            call,
+            to,
+            node,
+            request: Box::new(request),
+        });
+    }
+
+    fn envelope(&self) -> Envelope {
+        let m = self.record.migration.as_ref();
+        Envelope {
+            shard: self.record.shard,
+            migration: self.id,
+            attempt: m.map(|m| m.attempt).unwrap_or_default(),
+            driver_term: m.map(|m| m.driver_term).unwrap_or_default(),
+        }
+    }
+
+    fn migration_phase(&self) -> Option<Phase> {
+        self.record.migration.as_ref().map(|m| m.phase)
+    }
+
+    fn frozen_f(&self) -> Seq {
+        self.record.frozen.as_ref().map_or(Seq::ZERO, |f| f.f)
+    }
+
+    /// Out of the record's proof, so that any driver can make it.
+    fn certificate(&self) -> Option<Certificate> {
+        let record: &PlacementRecord = &self.record;
+        let m = record.migration.as_ref()?;
+        let proof = m.proof.as_deref()?;
+        let (source, target) = (&proof.source, &proof.target);
+        let (term, _) = self.facts.serving?;
+        Some(Certificate {
+            version: CERTIFICATE_VERSION,
+            shard: record.shard,
+            migration: m.id,
+            source: Party {
+                node: m.source.clone(),
+                instance: m.source_instance,
+                epoch: Epoch(record.epoch.0.checked_sub(1)?),
+                term: source.term,
+            },
+            target: Party {
+                node: m.target.clone(),
+                instance: record.instance,
+                epoch: record.epoch,
+                term,
+            },
+            base: source.base,
+            f: source.f,
+            digest_base: source.digest_base,
+            digest_source: source.digest.minus(source.digest_base),
+            digest_target: target.digest.minus(target.digest_base),
+            files: self.facts.files.clone(),
+            missing: target.missing.clone(),
+            holes_filled: self.progress.holes_filled,
+            delta_records: self.progress.delta_records,
+            pause_us: self.progress.pause_us,
+            attempts: source.attempt,
+            phase_ms: self.progress.phase_ms.clone(),
+            safety: m.config.safety,
+            verdict: Certificate::VERDICT.to_owned(),
+        })
+    }
+}

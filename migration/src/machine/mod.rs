@@ -1,0 +1,182 @@
+//! The driver: carries one migration out, from the gate to the deleted copy, through answers that get lost and
+//! nodes that crash.
+//!
+//! Events in, actions out: [`Machine::handle`], then [`Machine::next_action`] until there is none. One command, one
+//! swap or one read is outstanding at a time; a late answer to an earlier one is ignored. [`Step`] is what it is
+//! at, and [`Step::after`] the one table of what follows. The rules it keeps:
+//!
+//! 1. It starts and resumes only with a [`SafeConfig`]; each driver raises the driver term in the record first.
+//! 2. Nothing is decided by a swap without a reply: the record is read back.
+//! 3. The attempt is raised by a swap before each quiesce; no swap of the driver lies in the pause.
+//! 4. Activate is asked for only with marks that prove; the source proves again and makes the swap.
+//! 5. Before Activate it gives up by an abort swap; once the record says that the target owns the shard, it goes
+//!    only forward, and tries for ever.
+//! 6. The old copy's deletion is asked for only after the comparison found no difference, the grace time is over
+//!    and a swap decided it.
+
+mod answers;
+mod ask;
+mod progress;
+mod run;
+mod steps;
+
+use crate::certificate::Certificate;
+use crate::compare::Difference;
+use crate::messages::{Request, Response};
+use crate::placement::PlacementRecord;
+use crate::source::CallId;
+use crate::words::{DriverTerm, NodeId, Now, Revision};
+
+pub use progress::Progress;
+pub use run::Machine;
+pub use steps::{Signal, Step};
+
+#[cfg(doc)]
+use crate::gate::SafeConfig;
+
+/// Whom a command is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// The owner that gives the shard away.
+    Source,
+    /// The node that is to own it.
+    Target,
+}
+
+/// Why a call got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No connection, or none in time: it may or may not have arrived.
+    Unreachable,
+    /// What came back was no answer.
+    Garbled,
+}
+
+/// What an operator asks of a running migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operator {
+    /// Give it up, if it has not activated.
+    Abort {
+        /// Why.
+        reason: String,
+    },
+    /// End `hold`: cut over once caught up.
+    Cutover,
+    /// End the grace time now.
+    Cleanup,
+}
+
+/// The driver's timers; setting one again replaces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// Try the failed step again.
+    Backoff,
+    /// Ask again how far it is.
+    Poll,
+    /// The grace time is over.
+    Grace,
+}
+
+/// What happens to a driver.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A call was answered.
+    Replied {
+        /// Which.
+        call: CallId,
+        /// With this.
+        response: Box<Response>,
+    },
+    /// A call got no answer.
+    Failed {
+        /// Which.
+        call: CallId,
+        /// Why.
+        error: CallError,
+    },
+    /// Answers [`Action::Swap`]: it won; the record as it is now.
+    Swapped(Box<PlacementRecord>),
+    /// Answers [`Action::Swap`]: it lost to this record.
+    SwapConflict(Box<PlacementRecord>),
+    /// Answers [`Action::Swap`]: no reply, or an error that doesn't say.
+    SwapUnknown,
+    /// Answers [`Action::ReadPlacement`].
+    PlacementRead(Box<PlacementRecord>),
+    /// Answers [`Action::ReadPlacement`]: it could not be read.
+    PlacementUnread,
+    /// A timer set earlier.
+    Timer(Timer),
+    /// An operator's wish.
+    Operator(Operator),
+}
+
+/// What a driver must do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send it; give up by a deadline of the caller's. The swap that the command rests on is durable. -> `Replied`
+    /// or `Failed`
+    Send {
+        /// Which call.
+        call: CallId,
+        /// To whom.
+        to: Peer,
+        /// Which node that is.
+        node: NodeId,
+        /// What.
+        request: Box<Request>,
+    },
+    /// Swap the record in; durable before it is answered. -> `Swapped`, `SwapConflict` or `SwapUnknown`
+    Swap {
+        /// Against this revision.
+        expected: Revision,
+        /// The record.
+        record: Box<PlacementRecord>,
+    },
+    /// Read the shard's record. -> `PlacementRead` or `PlacementUnread`
+    ReadPlacement,
+    /// Set a timer. -> `Timer`
+    SetTimer {
+        /// Which.
+        timer: Timer,
+        /// When.
+        at: Now,
+    },
+    /// Show it to whoever watches, before the next action.
+    Progress(Box<Progress>),
+    /// The target serves and the record holds this certificate: write it down, tell who waits.
+    Certified(Box<Certificate>),
+    /// It is over for this driver; no event is wanted any more.
+    Finish(Outcome),
+}
+
+/// How it ended for this driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The target serves and the old copy is deleted.
+    Done,
+    /// The source serves on.
+    Aborted {
+        /// Why.
+        reason: String,
+    },
+    /// It could not even begin: nothing was changed.
+    NotBegun {
+        /// Why.
+        reason: String,
+    },
+    /// Another driver carries it out, or another migration came after it.
+    Superseded {
+        /// Whose record it is now.
+        driver: Option<(NodeId, DriverTerm)>,
+    },
+    /// The target serves, but its copy differs from the frozen one, which is kept.
+    CopiesDiffer {
+        /// How many differences were found.
+        found: u64,
+        /// The first ones.
+        differences: Vec<Difference>,
+    },
+}

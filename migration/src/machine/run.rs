@@ -1,0 +1,528 @@
+//! The driver's engine: events become signals, signals become steps.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use watershed_wal::{Seq, SeqRange, Term};
+
+use super::steps::{Signal, Step};
+use super::{Action, Event, Operator, Outcome, Progress, Timer};
+use crate::compare::Comparison;
+use crate::evidence::{SourceMarks, TargetMarks};
+use crate::gate::SafeConfig;
+use crate::messages::{FileInfo, Manifest};
+use crate::placement::{MigrationRecord, PlacementRecord};
+use crate::source::CallId;
+use crate::transitions::Claim;
+use crate::words::{DriverTerm, MigrationId, NodeId, Now, Phase};
+
+/// Failures in a row before a step is given up, where it may be.
+const FAILURES_MAX: u32 = 40;
+/// The same where giving up costs nothing: the peer finds out from the placement by itself.
+const FAREWELL_MAX: u32 = 12;
+/// After how many failures in a row the record is read.
+const LOOK_EVERY: u32 = 8;
+/// How often a wait looks again.
+const POLL_MS: u64 = 50;
+const BACKOFF_MIN_MS: u64 = 5;
+const BACKOFF_MAX_MS: u64 = 2_000;
+
+/// What was learned on the way; everything that a new driver must know is in the record instead.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    pub(super) manifest: Option<Manifest>,
+    pub(super) files: Vec<FileInfo>,
+    pub(super) ranges: Vec<SeqRange>,
+    pub(super) durable: Seq,
+    pub(super) f: Seq,
+    pub(super) source_marks: Option<SourceMarks>,
+    pub(super) target_marks: Option<TargetMarks>,
+    pub(super) serving: Option<(Term, Seq)>,
+    pub(super) comparison: Option<Comparison>,
+    pub(super) pause_ends: Now,
+    pub(super) bytes_estimate: u64,
+    pub(super) target_instance: Option<watershed_wal::InstanceId>,
+}
+
+/// The driver of one migration: see the [module](super).
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) config: SafeConfig,
+    pub(super) id: MigrationId,
+    pub(super) me: NodeId,
+    /// The term that this driver has won.
+    term: Option<DriverTerm>,
+    /// The record as last read.
+    pub(super) record: PlacementRecord,
+    /// The migration to begin, until it is in the record.
+    pub(super) begin: Option<Box<MigrationRecord>>,
+    pub(super) step: Step,
+    pub(super) facts: Facts,
+    pub(super) progress: Progress,
+    /// The record being swapped in.
+    pub(super) swapping: Option<Box<PlacementRecord>>,
+    /// Waits for this timer.
+    pub(super) waiting: Option<(Timer, Now)>,
+    pub(super) call: Option<CallId>,
+    pub(super) calls: u64,
+    pub(super) abort: Option<String>,
+    pub(super) cutover: bool,
+    pub(super) skip_grace: bool,
+    failures: u32,
+    phase_began: Option<Now>,
+    started: bool,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) out: VecDeque<Action>,
+}
+
+impl Machine {
+    /// A new migration, to be begun on this record. Nothing happens before [`Machine::start`].
+    #[must_use]
+    pub fn new(
+        config: SafeConfig,
+        placement: PlacementRecord,
+        mut migration: MigrationRecord,
+    ) -> Self {
+        // What runs is what passed the gate, whatever the record was made with.
+        migration.config = config.config().clone();
+        let me = migration.driver.clone();
+        let progress = progress_of(&placement, &migration);
+        let id = migration.id;
+        Self::at(
+            config,
+            placement,
+            id,
+            me,
+            Some(Box::new(migration)),
+            Step::Begin,
+            progress,
+        )
+    }
+
+    /// A migration to go on with, by the driver on `me`; `None` where the record holds none.
+    #[must_use]
+    pub fn resume(config: SafeConfig, placement: PlacementRecord, me: NodeId) -> Option<Self> {
+        let migration = placement.migration.clone()?;
+        let progress = progress_of(&placement, &migration);
+        let step = if migration.phase.is_final() {
+            Step::Reread
+        } else {
+            Step::TakeOver
+        };
+        Some(Self::at(
+            config,
+            placement,
+            migration.id,
+            me,
+            None,
+            step,
+            progress,
+        ))
+    }
+
+    fn at(
+        config: SafeConfig,
+        record: PlacementRecord,
+        id: MigrationId,
+        me: NodeId,
+        begin: Option<Box<MigrationRecord>>,
+        step: Step,
+        progress: Progress,
+    ) -> Self {
+        Self {
+            config,
+            id,
+            me,
+            term: None,
+            record,
+            begin,
+            step,
+            facts: Facts::default(),
+            progress,
+            swapping: None,
+            waiting: None,
+            call: None,
+            calls: 0,
+            abort: None,
+            cutover: false,
+            skip_grace: false,
+            failures: 0,
+            phase_began: None,
+            started: false,
+            outcome: None,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Sets out. Does nothing the second time.
+    pub fn start(&mut self, now: Now) {
+        if !self.started {
+            self.started = true;
+            self.enter(now, self.step);
+        }
+    }
+
+    /// What it is at.
+    #[must_use]
+    pub const fn step(&self) -> Step {
+        self.step
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The next thing to do, in order; `None` until the next event.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.out.pop_front()
+    }
+
+    /// Takes an event.
+    pub fn handle(&mut self, now: Now, event: Event) {
+        if self.step == Step::Over {
+            return;
+        }
+        match event {
+            Event::Replied { call, response } if self.call == Some(call) => {
+                self.call = None;
+                let signal = self.answer(now, *response);
+                self.signal(now, signal);
+            }
+            Event::Failed { call, error } if self.call == Some(call) => {
+                self.call = None;
+                self.trouble(format!("{:?}: {error:?}", self.step));
+                let signal = match self.step {
+                    Step::Activate => Signal::Lost,
+                    _ => Signal::Again,
+                };
+                self.signal(now, signal);
+            }
+            Event::Replied { .. } | Event::Failed { .. } => {}
+            Event::Swapped(record) | Event::PlacementRead(record) | Event::SwapConflict(record) => {
+                self.read(now, *record);
+            }
+            Event::SwapUnknown | Event::PlacementUnread => {
+                self.trouble("the placement did not answer".into());
+                self.failures = self.failures.saturating_add(1);
+                self.wait_to_retry(now);
+            }
+            Event::Timer(timer) => self.fired(now, timer),
+            Event::Operator(wish) => self.wish(now, wish),
+        }
+    }
+
+    fn wish(&mut self, now: Now, wish: Operator) {
+        match wish {
+            Operator::Abort { reason } => {
+                self.abort.get_or_insert(reason);
+                // A swap or a read must be answered first; a command or a wait need not.
+                let idle =
+                    self.call.is_some() || (self.waiting.is_some() && self.swapping.is_none());
+                if idle && self.step.may_abort() && self.step != Step::Reread {
+                    self.call = None;
+                    self.enter(now, Step::Abort);
+                }
+            }
+            Operator::Cutover => self.cutover = true,
+            Operator::Cleanup => {
+                self.skip_grace = true;
+                if self.step == Step::Grace {
+                    self.signal(now, Signal::Done);
+                }
+            }
+        }
+    }
+
+    fn fired(&mut self, now: Now, timer: Timer) {
+        match self.waiting {
+            Some((armed, at)) if armed == timer && now >= at => self.waiting = None,
+            _ => return,
+        }
+        match timer {
+            Timer::Grace => self.signal(now, Signal::Done),
+            // The swap's outcome is unknown: the record tells.
+            Timer::Backoff if self.swapping.is_some() => self.out.push_back(Action::ReadPlacement),
+            Timer::Backoff => self.enter(now, self.step),
+            Timer::Poll => {
+                let next = self.step.after(Signal::Wait).unwrap_or(self.step);
+                self.enter(now, next);
+            }
+        }
+    }
+
+    /// A record came: of a swap that won or lost, or read back.
+    fn read(&mut self, now: Now, record: PlacementRecord) {
+        if record.shard != self.record.shard || record.revision < self.record.revision {
+            self.trouble("the placement gave an older record than before".into());
+            return self.wait_to_retry(now);
+        }
+        let tried = self.swapping.take();
+        if tried.as_ref().is_some_and(|tried| **tried == record) {
+            self.record = record;
+            self.begin = None;
+            self.learn_term();
+            return self.swapped(now);
+        }
+        let unchanged = record.revision == self.record.revision;
+        self.record = record;
+        if let (Some(tried), true) = (tried, unchanged) {
+            // Not arrived, or still under way: the same swap again is harmless.
+            return self.swap(*tried);
+        }
+        if self
+            .record
+            .migration
+            .as_ref()
+            .is_some_and(|m| m.id == self.id)
+        {
+            // It began, though nobody said so.
+            if self.begin.take().is_some() {
+                self.learn_term();
+            }
+        } else if self.begin.is_some() {
+            return self.enter(now, Step::Begin);
+        }
+        // Who won instead may be dead, its swap a late one: the last to take over drives, the others find out.
+        if self.step == Step::TakeOver && !self.is_final() {
+            return self.enter(now, Step::TakeOver);
+        }
+        let signal = self.standing();
+        self.signal(now, signal);
+    }
+
+    fn swapped(&mut self, now: Now) {
+        let certificate = self
+            .record
+            .migration
+            .as_ref()
+            .and_then(|m| m.certificate.clone());
+        if let (Step::EnterCleanup, Some(certificate)) = (self.step, certificate) {
+            self.out.push_back(Action::Certified(certificate));
+        }
+        let signal = match self.step {
+            Step::TakeOver => self.standing(),
+            _ => Signal::Done,
+        };
+        self.signal(now, signal);
+    }
+
+    /// What the record says of this migration and this driver.
+    fn standing(&mut self) -> Signal {
+        let Some(m) = self.record.migration.as_ref().filter(|m| m.id == self.id) else {
+            self.outcome = Some(Outcome::Superseded { driver: None });
+            return Signal::AtEnd;
+        };
+        let mine = m.driver == self.me && self.term.is_none_or(|term| term == m.driver_term);
+        if !mine && !m.phase.is_final() {
+            self.outcome = Some(Outcome::Superseded {
+                driver: Some((m.driver.clone(), m.driver_term)),
+            });
+            return Signal::AtEnd;
+        }
+        let retiring = self.record.frozen.as_ref().is_some_and(|f| f.retiring);
+        match m.phase {
+            Phase::Plan | Phase::BulkCopy => Signal::AtStart,
+            Phase::DualWrite | Phase::StopDualWrite | Phase::Drain | Phase::DeltaPass => {
+                Signal::AtDualWrite
+            }
+            Phase::Activate => Signal::AtActivate,
+            Phase::Cleanup if retiring => Signal::AtRetire,
+            Phase::Cleanup => Signal::AtCleanup,
+            Phase::Aborted => Signal::AtAborted,
+            Phase::Done => Signal::AtEnd,
+        }
+    }
+
+    /// Follows the table.
+    pub(super) fn signal(&mut self, now: Now, signal: Signal) {
+        let signal = self.budgeted(now, signal);
+        match signal {
+            Signal::Again => return self.wait_to_retry(now),
+            Signal::Wait => return self.wait(Timer::Poll, now.plus_ms(POLL_MS)),
+            Signal::Done if self.step != Step::Reopen && self.step != Step::Reread => {
+                self.failures = 0
+            }
+            _ => {}
+        }
+        let Some(next) = self.step.after(signal) else {
+            // A signal that the table does not know is our own bug; the placement sorts it out.
+            debug_assert!(false, "{:?} gave {signal:?}", self.step);
+            return self.wait_to_retry(now);
+        };
+        if self.step.in_pause() && next == Step::Reopen {
+            self.progress.re_opens = self.progress.re_opens.saturating_add(1);
+        }
+        if signal == Signal::Hopeless && next == Step::Abort {
+            let why = self.progress.trouble.clone();
+            self.abort
+                .get_or_insert_with(|| why.unwrap_or_else(|| "it can't succeed".into()));
+        }
+        if signal == Signal::Forgotten && next == Step::Abort {
+            self.abort
+                .get_or_insert_with(|| "the target lost its copy".into());
+        }
+        self.enter(now, next);
+    }
+
+    /// Turns failures beyond the budget into what gives up, where giving up is possible.
+    fn budgeted(&mut self, now: Now, signal: Signal) -> Signal {
+        let retries = matches!(signal, Signal::Again | Signal::Lost | Signal::Forgotten);
+        if !retries {
+            return signal;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let farewell = matches!(
+            self.step,
+            Step::AbortSource | Step::DiscardTarget | Step::Release
+        );
+        let budget = if farewell { FAREWELL_MAX } else { FAILURES_MAX };
+        if self.step.in_pause() && signal == Signal::Again && now >= self.facts.pause_ends {
+            return Signal::Spoiled;
+        }
+        let may_give_up = farewell || (self.step.may_abort() && self.step != Step::Reread);
+        if self.failures > budget && may_give_up && !self.step.is_swap() {
+            return Signal::Hopeless;
+        }
+        // After Activate nothing is given up, but another driver may have gone on: the record says so.
+        let look =
+            self.failures.is_multiple_of(LOOK_EVERY) && self.step.after(Signal::Lost).is_some();
+        if signal == Signal::Again && look && !self.step.may_abort() {
+            return Signal::Lost;
+        }
+        signal
+    }
+
+    pub(super) fn wait_to_retry(&mut self, now: Now) {
+        let doublings = self.failures.min(10);
+        let ms = BACKOFF_MIN_MS
+            .saturating_mul(1 << doublings)
+            .min(if self.step.in_pause() {
+                BACKOFF_MIN_MS
+            } else {
+                BACKOFF_MAX_MS
+            });
+        self.wait(Timer::Backoff, now.plus_ms(ms));
+    }
+
+    pub(super) fn wait(&mut self, timer: Timer, at: Now) {
+        self.waiting = Some((timer, at));
+        self.out.push_back(Action::SetTimer { timer, at });
+    }
+
+    pub(super) fn swap(&mut self, record: PlacementRecord) {
+        self.swapping = Some(Box::new(record.clone()));
+        self.out.push_back(Action::Swap {
+            expected: self.record.revision,
+            record: Box::new(record),
+        });
+    }
+
+    /// Begins a step: shows it, and does what it is.
+    pub(super) fn enter(&mut self, now: Now, step: Step) {
+        self.waiting = None;
+        let give_up = self.abort.is_some()
+            && step.may_abort()
+            && !matches!(step, Step::Begin | Step::TakeOver | Step::Reread);
+        let step = if give_up { Step::Abort } else { step };
+        self.step = step;
+        self.show(now);
+        self.ask(now);
+    }
+
+    fn show(&mut self, now: Now) {
+        let phase = match self.outcome {
+            Some(_) => self.progress.phase,
+            None if self.step == Step::Over => self
+                .record
+                .migration
+                .as_ref()
+                .map_or(Phase::Done, |m| m.phase),
+            None if matches!(self.step, Step::Reread | Step::TakeOver) => self.progress.phase,
+            // A driver that resumed goes through early steps again, but nothing goes back.
+            None => match self.record.migration.as_ref().map(|m| m.phase) {
+                Some(reached) if reached.before_activate() => self.step.phase().max(reached),
+                _ => self.step.phase(),
+            },
+        };
+        let before = self.progress.phase;
+        if let Some(began) = self.phase_began {
+            let spent = self.progress.phase_ms.entry(before).or_default();
+            *spent = spent.saturating_add(now.since_ms(began));
+        }
+        let changed = self.phase_began.is_none() || phase != before;
+        self.phase_began = Some(now);
+        self.progress.phase = phase;
+        if let Some(m) = self.record.migration.as_ref().filter(|m| m.id == self.id) {
+            self.progress.attempt = m.attempt;
+        }
+        if changed {
+            self.tell();
+        }
+    }
+
+    pub(super) fn tell(&mut self) {
+        self.out
+            .push_back(Action::Progress(Box::new(self.progress.clone())));
+    }
+
+    pub(super) fn trouble(&mut self, what: String) {
+        self.progress.trouble = Some(what);
+    }
+
+    /// The source says what the placement holds; it read that itself.
+    pub(super) fn source_read(&mut self, record: PlacementRecord) -> Signal {
+        if record.shard != self.record.shard || record.revision <= self.record.revision {
+            return Signal::Lost;
+        }
+        self.record = record;
+        self.standing()
+    }
+
+    fn driver_term(&self) -> Option<DriverTerm> {
+        let migration = self.record.migration.as_ref();
+        migration.filter(|m| m.id == self.id).map(|m| m.driver_term)
+    }
+
+    fn learn_term(&mut self) {
+        if self.term.is_none() {
+            self.term = self.driver_term();
+        }
+    }
+
+    fn is_final(&self) -> bool {
+        self.record
+            .migration
+            .as_ref()
+            .filter(|m| m.id == self.id)
+            .is_none_or(|m| m.phase.is_final())
+    }
+
+    pub(super) fn claim(&self) -> Claim {
+        let term = self.record.migration.as_ref().map(|m| m.driver_term);
+        Claim {
+            migration: self.id,
+            driver_term: term.unwrap_or_default(),
+        }
+    }
+}
+
+fn progress_of(placement: &PlacementRecord, migration: &MigrationRecord) -> Progress {
+    Progress {
+        migration: migration.id,
+        shard: placement.shard,
+        source: migration.source.clone(),
+        target: migration.target.clone(),
+        phase: migration.phase,
+        attempt: migration.attempt,
+        copied_bytes: 0,
+        total_bytes: 0,
+        lag: 0,
+        holes_filled: 0,
+        delta_records: 0,
+        pause_us: None,
+        re_opens: 0,
+        phase_ms: BTreeMap::new(),
+        trouble: None,
+    }
+}

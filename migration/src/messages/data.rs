@@ -1,0 +1,78 @@
+//! The parts of requests for data, between engines: versions, conditions, scans.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use watershed_wal::{Seq, Term};
+
+/// The version of an entry: which write made it. Ordered as the writes were.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct EntryVersion {
+    /// The term of the owner that wrote it.
+    pub term: Term,
+    /// The write.
+    pub seq: Seq,
+}
+
+impl std::fmt::Display for EntryVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.term, self.seq)
+    }
+}
+
+/// What a key must hold for a write to happen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The key.
+    pub key: Bytes,
+    /// What it must hold.
+    pub expect: Expect,
+}
+
+/// What a condition expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    /// No value.
+    Absent,
+    /// The value that this write made.
+    Version(EntryVersion),
+}
+
+/// A key with its value and version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataEntry {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// Which write made it.
+    pub version: EntryVersion,
+}
+
+/// Where a scan begins or ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScanBound {
+    /// At the first or last key.
+    #[default]
+    Open,
+    /// At this key, with it.
+    Included(Bytes),
+    /// At this key, without it.
+    Excluded(Bytes),
+}
+
+/// One page of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanRequest {
+    /// The low end of the keys.
+    pub from: ScanBound,
+    /// The high end of the keys.
+    pub to: ScanBound,
+    /// From high to low.
+    pub reverse: bool,
+    /// The most entries to give.
+    pub limit: u32,
+    /// The most bytes of keys and values to give; one entry is given whatever its size.
+    pub max_bytes: u32,
+}

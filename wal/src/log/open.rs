@@ -1,0 +1,233 @@
+//! Opening: recovering what is there, making it durable, and starting a fresh segment.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::commit::Writer;
+use super::core::{Core, Metrics};
+use super::keeper::is_full;
+use super::recover::{Recovered, RecoveredSegment, recover};
+use super::scan::{read_range, segment_name};
+use super::state::{Instance, Pending, Room, Segment, Spare, State, ThreadState};
+use crate::codec::len64;
+use crate::error::OpenError;
+use crate::format::frame::{Position, next_start};
+use crate::format::head::Head;
+use crate::options::{LogEnd, LogOptions, OpenReport};
+use crate::storage::Storage;
+use crate::words::InstanceId;
+
+pub(super) fn open(
+    storage: Arc<dyn Storage>,
+    options: LogOptions,
+) -> Result<(Core, OpenReport), OpenError> {
+    options.validate()?;
+    let recovered = recover(&*storage)?;
+    let report = OpenReport {
+        tail: recovered.tail,
+        records: recovered.records,
+        frames: recovered.frames,
+        segments: len64(recovered.segments.len()),
+        bytes: recovered.segments.iter().map(|s| s.chain.end).sum(),
+        instances: len64(recovered.instances.len()),
+    };
+    if let LogEnd::Torn {
+        segment,
+        offset,
+        bytes_cut,
+    } = recovered.tail
+    {
+        tracing::warn!(segment, offset, bytes_cut, "cut the torn tail of the log");
+    }
+    if let Some(last) = recovered.segments.last() {
+        settle(last, recovered.synced).map_err(|source| OpenError::Io {
+            op: "making the tail durable",
+            file: segment_name(last.id),
+            source,
+        })?;
+    }
+    for &id in &recovered.stray {
+        storage
+            .remove(&segment_name(id))
+            .or_else(ignore_missing)
+            .map_err(|source| OpenError::Io {
+                op: "remove",
+                file: segment_name(id),
+                source,
+            })?;
+    }
+    let core = start(storage, options, recovered)?;
+    Ok((core, report))
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound {
+        return Ok(());
+    }
+    Err(error)
+}
+
+/// Makes durable what was read back but never promised: the process before may have died, or failed, before its
+/// sync. The same bytes are written once more, as after a failed sync the kernel takes pages for clean that
+/// never reached the device.
+fn settle(last: &RecoveredSegment, synced: Position) -> io::Result<()> {
+    let promised = if synced.segment == last.id {
+        synced.offset
+    } else {
+        0
+    };
+    // Blocks that hold promised bytes are never written again; what came after them starts at the next.
+    let start = next_start(promised, promised);
+    if start < last.chain.end {
+        let bytes = read_range(&*last.file, start..last.chain.end)?;
+        last.file.write_at(start, &bytes)?;
+    }
+    last.file.sync()
+}
+
+/// Starts a fresh segment: one that may have been cut is never appended to again.
+fn start(
+    storage: Arc<dyn Storage>,
+    options: LogOptions,
+    recovered: Recovered,
+) -> Result<Core, OpenError> {
+    let id = recovered.max_id + 1;
+    let mut by_id = HashMap::new();
+    let mut instances = Vec::new();
+    for (instance_id, found) in recovered.instances {
+        by_id.insert(instance_id, instances.len());
+        instances.push(Some(Instance::recovered(found)));
+    }
+    let roster = instances
+        .iter()
+        .flatten()
+        .map(Instance::roster_entry)
+        .collect();
+    let before = recovered.segments.last().map(|last| last.chain);
+    let first_segment = recovered.first_segment.max(1);
+    let head = Head {
+        predecessor: before.map(|chain| crate::format::head::Predecessor {
+            segment: chain.segment,
+            end: chain.end,
+            checksum: chain.checksum,
+            nonce: chain.nonce,
+        }),
+        first_segment: recovered.segments.first().map_or(id, |_| first_segment),
+        roster,
+    };
+    let mut encoded = Vec::new();
+    head.encode(&mut encoded);
+    let reserve = u64::from(options.segment_bytes) / 4;
+    let len = u64::from(options.segment_bytes).max(len64(encoded.len()) * 2 + reserve);
+    let file = storage
+        .create(&segment_name(id), len)
+        .and_then(|file| storage.sync_dir().map(|()| file))
+        .map_err(|source| create_error(id, len, source))?;
+    let spare = Spare { id, file, len };
+    let mut writer = Writer {
+        segment: id,
+        file: Arc::clone(&spare.file),
+        nonce: u64::try_from(InstanceId::random().0 >> 64).unwrap_or(id),
+        len,
+        end: 0,
+        checksum: before.map_or(0, |chain| chain.checksum),
+        synced: before.map_or(Position::default(), |chain| Position {
+            segment: chain.segment,
+            offset: chain.end,
+        }),
+        dirty: false,
+        buffer: Vec::new(),
+    };
+    let metrics = Metrics::default();
+    writer
+        .start_segment(&spare, &head)
+        .and_then(|()| writer.sync(&metrics))
+        .map_err(|reason| OpenError::Io {
+            op: "starting the segment",
+            file: segment_name(id),
+            source: io::Error::other(reason),
+        })?;
+    let mut segments = kept_segments(recovered.segments, &by_id);
+    segments.insert(
+        id,
+        Segment {
+            file: spare.file,
+            nonce: writer.nonce,
+            len,
+            max: HashMap::new(),
+        },
+    );
+    let room = Room {
+        current: len - writer.end,
+        next_id: id + 1,
+        wanted: 1,
+        reserve,
+        head_bytes: len64(encoded.len()),
+        ..Room::default()
+    };
+    let state = State {
+        instances,
+        by_id,
+        pending: Pending::default(),
+        taken: 0,
+        writer: Some(Box::new(writer)),
+        in_flight: 0,
+        thread: ThreadState::Running,
+        late_close: 0,
+        deliveries: VecDeque::new(),
+        delivering: false,
+        unsynced: Vec::new(),
+        unsynced_since: None,
+        unrecorded_since: None,
+        poison: None,
+        closing: false,
+        closed: false,
+        segments,
+        first_segment: head.first_segment,
+        room,
+        recent_order: VecDeque::new(),
+        recent_bytes: 0,
+        truncating: false,
+        removable: None,
+        keeper_called: true,
+    };
+    Ok(Core {
+        storage,
+        options,
+        state: Mutex::new(state),
+        work: Condvar::new(),
+        keeper: Condvar::new(),
+        prepared: Condvar::new(),
+        metrics,
+    })
+}
+
+fn create_error(id: u64, needed: u64, source: io::Error) -> OpenError {
+    if is_full(&source) {
+        return OpenError::Full { needed };
+    }
+    OpenError::Io {
+        op: "create",
+        file: segment_name(id),
+        source,
+    }
+}
+
+fn kept_segments(
+    recovered: Vec<RecoveredSegment>,
+    by_id: &HashMap<InstanceId, usize>,
+) -> BTreeMap<u64, Segment> {
+    let keep = |segment: RecoveredSegment| {
+        let max = segment.max.iter();
+        let max = max.filter_map(|(id, &seq)| Some((*by_id.get(id)?, seq)));
+        let kept = Segment {
+            max: max.collect(),
+            file: segment.file,
+            nonce: segment.chain.nonce,
+            len: segment.len,
+        };
+        (segment.id, kept)
+    };
+    recovered.into_iter().map(keep).collect()
+}

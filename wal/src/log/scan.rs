@@ -1,0 +1,180 @@
+//! Walking the frames of one segment's bytes, and looking for later evidence past a place where the walk stops.
+
+use std::io;
+use std::ops::Range;
+
+use crate::format::frame::{HEADER, Header, MAGIC, NoHeader, Position, align_block, align8};
+use crate::storage::StorageFile;
+
+/// What segment files are named: their id in 16 hexadecimal digits.
+pub(crate) fn segment_name(id: u64) -> String {
+    format!("{id:016x}.seg")
+}
+
+/// The id in a segment's file name; `Some(Err)` for a `.seg` file that is named otherwise.
+pub(crate) fn segment_id(name: &str) -> Option<Result<u64, ()>> {
+    let stem = name.strip_suffix(".seg")?;
+    let id = u64::from_str_radix(stem, 16).ok();
+    Some(
+        id.filter(|&id| segment_name(id) == name && id > 0)
+            .ok_or(()),
+    )
+}
+
+/// Reads a whole file.
+pub(crate) fn read_file(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
+    let len = file.len()?;
+    read_range(file, 0..len)
+}
+
+/// Reads a range of a file, or less where the file ends.
+pub(crate) fn read_range(file: &dyn StorageFile, range: Range<u64>) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(range.end.saturating_sub(range.start))
+        .map_err(|_| io::Error::other("a log segment larger than memory"))?;
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        let got = file.read_at(range.start + crate::codec::len64(done), &mut bytes[done..])?;
+        if got == 0 {
+            break;
+        }
+        done += got;
+    }
+    bytes.truncate(done);
+    Ok(bytes)
+}
+
+/// A whole frame: header and payload match their checksums.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) header: Header,
+    pub(crate) checksum: u32,
+    /// In the bytes that were probed.
+    pub(crate) payload: Range<usize>,
+}
+
+/// What stands at a place.
+#[derive(Clone, Debug)]
+pub(crate) enum Probe {
+    Frame(Frame),
+    /// The header is whole, the payload is not.
+    BadPayload(Header),
+    Absent,
+    Newer(u16),
+}
+
+/// Looks for a frame at `at` of segment `segment`, whose bytes from offset `start` on are `bytes`.
+pub(crate) fn probe(bytes: &[u8], start: u64, segment: u64, at: u64) -> Probe {
+    let Some(index) = at.checked_sub(start).and_then(|i| usize::try_from(i).ok()) else {
+        return Probe::Absent;
+    };
+    let Some(here) = bytes.get(index..) else {
+        return Probe::Absent;
+    };
+    let (header, checksum) = match Header::decode(here) {
+        Ok(found) => found,
+        Err(NoHeader::Absent) => return Probe::Absent,
+        Err(NoHeader::Newer(version)) => return Probe::Newer(version),
+    };
+    if header.segment != segment || header.offset != at {
+        return Probe::Absent;
+    }
+    let begin = index + HEADER;
+    let payload = usize::try_from(header.payload_len)
+        .ok()
+        .and_then(|len| begin.checked_add(len))
+        .map(|end| begin..end);
+    let whole = payload.filter(|range| {
+        bytes
+            .get(range.clone())
+            .is_some_and(|payload| crc32fast::hash(payload) == header.payload_crc)
+    });
+    match whole {
+        Some(payload) => Probe::Frame(Frame {
+            header,
+            checksum,
+            payload,
+        }),
+        None => Probe::BadPayload(header),
+    }
+}
+
+/// Where a chain of frames stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) segment: u64,
+    pub(crate) nonce: u64,
+    /// The last frame's end and checksum.
+    pub(crate) end: u64,
+    pub(crate) checksum: u32,
+}
+
+impl Chain {
+    /// The frame that goes on from here: directly after the last one, or at the next block.
+    pub(crate) fn next(&self, bytes: &[u8]) -> Probe {
+        let direct = align8(self.end);
+        let block = align_block(direct);
+        match self.accept(probe(bytes, 0, self.segment, direct)) {
+            Probe::Absent if block != direct => self.accept(probe(bytes, 0, self.segment, block)),
+            found => found,
+        }
+    }
+
+    /// Only this opening's frames, and only the one after the last, go on.
+    fn accept(&self, found: Probe) -> Probe {
+        let header = match &found {
+            Probe::Frame(frame) => &frame.header,
+            Probe::BadPayload(header) => header,
+            Probe::Absent | Probe::Newer(_) => return found,
+        };
+        if header.nonce == self.nonce && header.previous == self.checksum && !header.head {
+            found
+        } else {
+            Probe::Absent
+        }
+    }
+
+    pub(crate) fn advance(&mut self, frame: &Frame) {
+        self.end = frame.header.end();
+        self.checksum = frame.checksum;
+    }
+}
+
+/// Every whole header of this segment at or after `from`, wherever it stands, in order.
+pub(crate) fn headers_from(
+    bytes: &[u8],
+    segment: u64,
+    nonce: Option<u64>,
+    from: u64,
+) -> impl Iterator<Item = Header> {
+    let start = usize::try_from(align8(from))
+        .unwrap_or(usize::MAX)
+        .min(bytes.len());
+    bytes[start..]
+        .chunks(8)
+        .enumerate()
+        .filter(|(_, chunk)| chunk.starts_with(&MAGIC))
+        .filter_map(move |(i, _)| {
+            let at = start + i * 8;
+            let (header, _) = Header::decode(&bytes[at..]).ok()?;
+            let here = header.segment == segment && header.offset == crate::codec::len64(at);
+            (here && nonce.is_none_or(|nonce| nonce == header.nonce)).then_some(header)
+        })
+}
+
+/// The furthest place that a frame past `end` says was durable, if that is past `end`.
+pub(crate) fn promised_past(
+    bytes: &[u8],
+    segment: u64,
+    nonce: Option<u64>,
+    end: u64,
+) -> Option<Position> {
+    let here = Position {
+        segment,
+        offset: end,
+    };
+    headers_from(bytes, segment, nonce, end)
+        .map(|header| header.synced)
+        .filter(|&synced| synced > here)
+        .max()
+}

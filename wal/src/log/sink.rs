@@ -1,0 +1,38 @@
+//! What follows a commit: the sink of an instance, and what it is given.
+
+use std::fmt::Debug;
+
+use crate::completion::Completer;
+use crate::error::LogError;
+use crate::record::Record;
+use crate::words::Durability;
+
+/// A committed record and the completer of who waits for it.
+#[derive(Debug)]
+pub struct Committed {
+    /// The record.
+    pub record: Record,
+    /// As it was submitted.
+    pub durability: Durability,
+    /// Completes the write's [`crate::Completion`].
+    pub done: Completer,
+}
+
+/// Takes an instance's records as they are committed, to apply them.
+pub trait CommitSink: Send + Sync {
+    /// Called in commit order, one call at a time per instance, once the records are durable (a frame with a
+    /// `Sync` write) or written (a frame of `Buffered` ones). Must be quick, and must not wait for a commit.
+    ///
+    /// `inline`: on the thread that submitted to this instance, inside [`crate::Lead::commit`], which may go on
+    /// to apply once `commit` returns.
+    fn committed(&self, batch: Vec<Committed>, inline: bool);
+
+    /// The log is poisoned. Waiters of records that were not committed got the error from the log itself.
+    fn failed(&self, error: &LogError);
+}
+
+impl Debug for dyn CommitSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CommitSink")
+    }
+}

@@ -1,0 +1,468 @@
+//! What the log knows, under its one mutex: instances, pending writes, segments, and who may write.
+//!
+//! Rules, kept whenever the mutex is free:
+//! 1. Who holds the [`Writer`] is the only one that writes frames; everything else is done under the mutex.
+//! 2. A Seq is assigned, its gate checked and its entry queued in one hold of the mutex (rule 4 of the design).
+//! 3. `has` of an instance counts what is written, `durable` what is synced; `durable` is a subset of `has`.
+//! 4. An entry is queued only where room for it is reserved, in the current segment or in a spare.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::index::{Index, Recent};
+use super::recover::{RecoveredInstance, note_term};
+use super::sink::CommitSink;
+use crate::completion::Completer;
+use crate::error::LogError;
+use crate::format::frame::Position;
+use crate::format::head::RosterEntry;
+use crate::format::notes::{HoldNote, LocalNote};
+use crate::format::payload::{MAX_RECORD_HEAD, MAX_SLOT, Stored};
+use crate::options::Notes;
+use crate::record::{Record, RecordKind, StartBody};
+use crate::seqset::{SeqRange, SeqSet};
+use crate::storage::StorageFile;
+use crate::words::{Durability, InstanceId, Seq, ShardId, Term, TermStart};
+
+/// Names an instance inside this opening of the log; never used again for another.
+pub(crate) type InstanceIndex = usize;
+
+/// A hold, as it counts here.
+#[derive(Clone, Debug)]
+pub(crate) struct Hold {
+    pub(crate) note: HoldNote,
+    /// When this node began to count its time.
+    pub(crate) since: Instant,
+}
+
+impl Hold {
+    pub(crate) fn age(&self) -> Duration {
+        self.note.spent.saturating_add(self.since.elapsed())
+    }
+}
+
+/// One hosted instance.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) shard: ShardId,
+    pub(crate) id: InstanceId,
+    pub(crate) base: Seq,
+    pub(crate) terms: Vec<TermStart>,
+    /// The owner's term; `None` for a receiver.
+    pub(crate) owner: Option<Term>,
+    pub(crate) gate_open: bool,
+    /// The last Seq handed out, or the greatest received.
+    pub(crate) assigned: Seq,
+    /// Received Seqs that wait to be written, with their hashes.
+    pub(crate) arriving: HashMap<Seq, u128>,
+    pub(crate) has: SeqSet,
+    pub(crate) durable: SeqSet,
+    /// `durable.contiguous_after(base)`.
+    pub(crate) durable_mark: Seq,
+    pub(crate) voids: SeqSet,
+    /// Written, not synced.
+    pub(crate) unsynced: Vec<SeqRange>,
+    pub(crate) flushed: Seq,
+    /// What of it a note of the log says.
+    pub(crate) flushed_noted: Seq,
+    /// Records at or below may be gone.
+    pub(crate) truncated: Seq,
+    pub(crate) holds: Vec<Hold>,
+    pub(crate) notes: Notes,
+    pub(crate) index: Index,
+    pub(crate) recent: Recent,
+    pub(crate) sink: Option<Arc<dyn CommitSink>>,
+    /// Who waits for `durable_mark` to pass a Seq.
+    pub(crate) waiting: Vec<(Seq, Completer)>,
+}
+
+impl Instance {
+    pub(crate) fn new(shard: ShardId, id: InstanceId, base: Seq, terms: Vec<TermStart>) -> Self {
+        Self {
+            shard,
+            id,
+            base,
+            terms,
+            owner: None,
+            gate_open: false,
+            assigned: base,
+            arriving: HashMap::new(),
+            has: SeqSet::new(),
+            durable: SeqSet::new(),
+            durable_mark: base,
+            voids: SeqSet::new(),
+            unsynced: Vec::new(),
+            flushed: base,
+            flushed_noted: base,
+            truncated: base,
+            holds: Vec::new(),
+            notes: Notes::new(),
+            index: Index::default(),
+            recent: Recent::default(),
+            sink: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(crate) fn recovered(found: RecoveredInstance) -> Self {
+        let entry = found.entry;
+        let mut instance = Self::new(entry.shard, entry.instance, entry.base, entry.terms);
+        instance.flushed = entry.flushed;
+        instance.flushed_noted = entry.flushed;
+        instance.notes = entry.notes;
+        let since = Instant::now();
+        instance.holds = entry
+            .holds
+            .into_iter()
+            .map(|note| Hold { note, since })
+            .collect();
+        instance.durable = found.has.clone();
+        instance.has = found.has;
+        instance.voids = found.voids;
+        // Nobody noted how far it was truncated: up to the first flushed record that is still here.
+        let first = found.index.next_after(entry.base);
+        instance.truncated = match first {
+            Some(first) if first <= instance.flushed => Seq(first.0 - 1),
+            _ => instance.flushed,
+        };
+        instance.index = found.index;
+        instance.assigned = instance.has.max().unwrap_or(entry.base).max(entry.base);
+        instance.durable_mark = instance.durable.contiguous_after(entry.base);
+        instance
+    }
+
+    /// The last term of its history, or the owner's where that is written yet to be.
+    pub(crate) fn last_term(&self) -> Option<Term> {
+        self.owner.max(self.terms.last().map(|start| start.term))
+    }
+
+    /// What of `flushed` may be relied on: what the log itself has durable.
+    pub(crate) fn flushed_durable(&self) -> Seq {
+        self.flushed.min(self.durable_mark).max(self.base)
+    }
+
+    pub(crate) fn roster_entry(&self) -> RosterEntry {
+        RosterEntry {
+            shard: self.shard,
+            instance: self.id,
+            base: self.base,
+            flushed: self.flushed_durable(),
+            terms: self.terms.clone(),
+            holds: self
+                .holds
+                .iter()
+                .map(|hold| HoldNote {
+                    spent: hold.age(),
+                    ..hold.note.clone()
+                })
+                .collect(),
+            notes: self.notes.clone(),
+        }
+    }
+
+    /// A start record is written: its term is part of the history, and what it skipped is void.
+    pub(crate) fn note_start(&mut self, record: &Record) -> Option<SeqRange> {
+        note_term(&mut self.terms, record.term(), record.seq());
+        let void = StartBody::decode(record.body()).ok()?.void?;
+        self.voids.insert_range(void);
+        Some(void)
+    }
+
+    /// What was written is durable now; gives who waited for that.
+    pub(crate) fn synced(&mut self) -> Vec<Completer> {
+        for range in self.unsynced.drain(..) {
+            self.durable.insert_range(range);
+        }
+        self.durable_mark = self.durable.contiguous_after(self.base);
+        let mark = self.durable_mark;
+        let mut ready = Vec::new();
+        let mut at = 0;
+        while at < self.waiting.len() {
+            if self.waiting[at].0 < mark {
+                ready.push(self.waiting.swap_remove(at).1);
+            } else {
+                at += 1;
+            }
+        }
+        ready
+    }
+}
+
+/// What an entry puts into a frame.
+#[derive(Debug)]
+pub(crate) enum What {
+    Record {
+        instance: InstanceIndex,
+        term: Term,
+        seq: Seq,
+        kind: RecordKind,
+        body: Bytes,
+        stored: Stored,
+        /// Where it came as a record, with its hash.
+        record: Option<Record>,
+    },
+    Note(LocalNote),
+    /// Nothing: it only waits for what came before to be durable.
+    Barrier,
+}
+
+/// One write that waits for its frame.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) what: What,
+    pub(crate) durability: Durability,
+    pub(crate) done: Option<Completer>,
+}
+
+impl Entry {
+    /// A note that nobody waits for.
+    pub(crate) const fn note(note: LocalNote) -> Self {
+        Self {
+            what: What::Note(note),
+            durability: Durability::Buffered,
+            done: None,
+        }
+    }
+
+    /// Below which segments may go once this is durable.
+    pub(crate) const fn removable(&self) -> Option<u64> {
+        match self.what {
+            What::Note(LocalNote::FirstSegment(first)) => Some(first),
+            _ => None,
+        }
+    }
+
+    /// What it may take in a frame.
+    pub(crate) fn size(&self) -> usize {
+        match &self.what {
+            What::Record { stored, .. } => stored.len() + MAX_RECORD_HEAD + MAX_SLOT,
+            What::Note(note) => note_size(note),
+            What::Barrier => 0,
+        }
+    }
+}
+
+pub(crate) fn note_size(note: &LocalNote) -> usize {
+    let mut bytes = Vec::new();
+    note.encode(&mut bytes);
+    bytes.len()
+}
+
+/// Writes that wait for the next frame.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) entries: VecDeque<Entry>,
+    pub(crate) bytes: usize,
+}
+
+/// A segment file made ahead.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) id: u64,
+    pub(crate) file: Arc<dyn StorageFile>,
+    pub(crate) len: u64,
+}
+
+/// A segment in use.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) file: Arc<dyn StorageFile>,
+    pub(crate) nonce: u64,
+    pub(crate) len: u64,
+    /// The greatest Seq of each instance in it: what must be flushed before it may go.
+    pub(crate) max: HashMap<InstanceIndex, Seq>,
+}
+
+/// Committed records on their way to sinks and waiters, in commit order.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    pub(crate) sinks: Vec<(InstanceIndex, Vec<super::sink::Committed>)>,
+    pub(crate) plain: Vec<(Completer, Result<(), LogError>)>,
+    pub(crate) failed: Option<LogError>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) instances: Vec<Option<Instance>>,
+    pub(crate) by_id: HashMap<InstanceId, InstanceIndex>,
+    pub(crate) pending: Pending,
+    /// Counts the times that pending writes were taken: a lead is for one of them.
+    pub(crate) taken: u64,
+    /// `None` while somebody writes.
+    pub(crate) writer: Option<Box<super::commit::Writer>>,
+    /// What the writer's holder is writing.
+    pub(crate) in_flight: usize,
+    pub(crate) thread: ThreadState,
+    /// The log thread waits for this many pending writes before it closes a frame.
+    pub(crate) late_close: usize,
+    pub(crate) deliveries: VecDeque<Delivery>,
+    pub(crate) delivering: bool,
+    /// Instances with written records that are not synced.
+    pub(crate) unsynced: Vec<InstanceIndex>,
+    pub(crate) unsynced_since: Option<Instant>,
+    /// A sync that no frame tells of yet, and when it was.
+    pub(crate) unrecorded_since: Option<Instant>,
+    pub(crate) poison: Option<Arc<str>>,
+    pub(crate) closing: bool,
+    /// Everything is written and the threads are gone or going.
+    pub(crate) closed: bool,
+    pub(crate) segments: BTreeMap<u64, Segment>,
+    pub(crate) first_segment: u64,
+    pub(crate) room: Room,
+    pub(crate) recent_order: VecDeque<(InstanceIndex, usize)>,
+    pub(crate) recent_bytes: usize,
+    /// A note of the first segment needed is on its way...
+    pub(crate) truncating: bool,
+    /// ...and is durable: segments below may be removed.
+    pub(crate) removable: Option<u64>,
+    /// The keeper has something to look at.
+    pub(crate) keeper_called: bool,
+}
+
+/// What the log thread is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ThreadState {
+    Running,
+    /// Waits until a time: it will look by itself.
+    Timed,
+    /// Waits until called.
+    Deep,
+}
+
+/// Reserved room for writes.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    /// Bytes after the last frame of the current segment.
+    pub(crate) current: u64,
+    pub(crate) spares: VecDeque<Spare>,
+    /// Strays and replaced spares, to be removed.
+    pub(crate) garbage: Vec<u64>,
+    pub(crate) next_id: u64,
+    /// The least length that the next spare must have.
+    pub(crate) wanted_len: u64,
+    /// How many spares must be ready.
+    pub(crate) wanted: usize,
+    /// The last attempt to make a spare failed for want of room: so many bytes.
+    pub(crate) full: Option<u64>,
+    /// Kept free in each segment, for notes and for frames that do not fit its end.
+    pub(crate) reserve: u64,
+    /// What the last head took.
+    pub(crate) head_bytes: u64,
+}
+
+impl Room {
+    /// Bytes that writes may still take.
+    pub(crate) fn usable(&self) -> u64 {
+        let spares: u64 = self
+            .spares
+            .iter()
+            .map(|spare| spare.len.saturating_sub(self.reserve))
+            .sum();
+        self.current.saturating_sub(self.reserve) + spares
+    }
+
+    /// The most that one write may take.
+    pub(crate) fn largest(&self, claimed: u64) -> u64 {
+        let current = self.current.saturating_sub(self.reserve + claimed);
+        self.spares
+            .iter()
+            .map(|spare| spare.len.saturating_sub(self.reserve))
+            .fold(current, u64::max)
+    }
+}
+
+impl State {
+    /// The instance, unless it was forgotten.
+    pub(crate) fn instance(&self, at: InstanceIndex) -> Result<&Instance, LogError> {
+        self.instances
+            .get(at)
+            .and_then(Option::as_ref)
+            .ok_or(LogError::Closed)
+    }
+
+    pub(crate) fn instance_mut(&mut self, at: InstanceIndex) -> Result<&mut Instance, LogError> {
+        self.instances
+            .get_mut(at)
+            .and_then(Option::as_mut)
+            .ok_or(LogError::Closed)
+    }
+
+    /// That writes may go on.
+    pub(crate) fn check_writable(&self) -> Result<(), LogError> {
+        if self.closing {
+            return Err(LogError::Closed);
+        }
+        match &self.poison {
+            Some(reason) => Err(LogError::Poisoned {
+                reason: Arc::clone(reason),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of all segment files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        let spares: u64 = self.room.spares.iter().map(|spare| spare.len).sum();
+        self.segments
+            .values()
+            .map(|segment| segment.len)
+            .sum::<u64>()
+            + spares
+    }
+
+    /// Physical bytes of the log from the segment on that holds the first record after `from`.
+    pub(crate) fn bytes_after(&self, at: InstanceIndex, from: Seq) -> u64 {
+        let first = self
+            .segments
+            .iter()
+            .find(|(_, segment)| segment.max.get(&at).is_some_and(|&max| max > from))
+            .map(|(&id, _)| id);
+        match first {
+            Some(first) => self.segments.range(first..).map(|(_, s)| s.len).sum(),
+            None => 0,
+        }
+    }
+
+    /// Up to which Seq the records of an instance may go.
+    pub(crate) fn releasable(&self, at: InstanceIndex) -> Option<Seq> {
+        let instance = self.instances.get(at)?.as_ref()?;
+        let held = instance
+            .holds
+            .iter()
+            .filter(|hold| !self.expired(at, hold))
+            .map(|hold| hold.note.from)
+            .min();
+        Some(held.map_or(instance.flushed_durable(), |held| {
+            held.min(instance.flushed_durable())
+        }))
+    }
+
+    pub(crate) fn expired(&self, at: InstanceIndex, hold: &Hold) -> bool {
+        hold.age() > hold.note.time || self.bytes_after(at, hold.note.from) > hold.note.bytes
+    }
+
+    /// Notes of how far the instances are flushed, where that is not noted yet.
+    pub(crate) fn flushed_notes(&self) -> Vec<LocalNote> {
+        let instances = self.instances.iter().flatten();
+        instances
+            .filter(|instance| instance.flushed_durable() > instance.flushed_noted)
+            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()))
+            .collect()
+    }
+
+    /// What the head of the next segment says of the instances.
+    pub(crate) fn roster(&self) -> Vec<RosterEntry> {
+        self.instances
+            .iter()
+            .flatten()
+            .map(Instance::roster_entry)
+            .collect()
+    }
+}
+
+/// Where the log is durable to.
+pub(crate) type Synced = Position;
