@@ -140,9 +140,6 @@ pub enum Error {
     /// The engine is closed.
     #[error("the engine is closed")]
     Closed,
-    /// The engine was opened for reading only.
-    #[error("the engine is open for reading only")]
-    ReadOnly,
     /// Another process or handle holds the data directory.
     #[error("{} is in use by another engine: close it first, or open it for reading only", dir.display())]
     Locked {
@@ -257,7 +254,7 @@ impl Error {
             }
             Self::OutcomeUnknown { .. } => Retry::Unknown,
             Self::Remote { retry, .. } => *retry,
-            Self::Log(LogError::Full { .. }) => Retry::Now,
+            Self::Log(LogError::Full { .. } | LogError::Busy { .. }) => Retry::Now,
             Self::Log(LogError::Poisoned { .. } | LogError::Closed) => Retry::Unknown,
             _ => Retry::Never,
         }
@@ -308,7 +305,6 @@ impl From<LogError> for Error {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Closed => Self::Closed,
-            LogError::ReadOnly => Self::ReadOnly,
             other => Self::Log(other),
         }
     }

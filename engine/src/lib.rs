@@ -1,8 +1,49 @@
-//! An embeddable, write-ahead-logged storage engine whose shards move between nodes while they are written.
+//! An embeddable storage engine: a write-ahead log gives every write a sequence number, RocksDB keeps the data, and any
+//! shard can move to another node while it is being written, with a proof that no acknowledged write was lost.
+//!
+//! Start with [`Engine::open`]. Put several engines on one [`LocalCluster`] and [`Engine::migrate`] moves shards
+//! between them. What each part promises is in ARCHITECTURE.md.
 #![forbid(unsafe_code)]
 
-// Nothing in the crate uses the store yet; whoever does takes the allowance out.
-#[allow(dead_code, unused_imports)]
+mod batch;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+mod cluster;
+mod datadir;
+mod engine;
+mod error;
+mod link;
+mod migrate;
+mod node;
+mod options;
+mod placement;
+mod readonly;
+mod request;
+mod scan;
+mod shard;
+mod shard_of;
+mod status;
 mod store;
+mod sync;
 
+pub use batch::{Batch, MAX_BATCH_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+pub use cluster::LocalCluster;
+pub use engine::{Engine, Shard};
+pub use error::{Error, Retry};
+pub use link::{BoxFuture, FaultyLink, Link, LinkError, LocalLink, Service};
+pub use migrate::{Migrate, Migration};
+pub use options::{DEFAULT_SHARDS, EngineOptions};
+pub use placement::{ClusterInfo, FilePlacement, Placement, PlacementError};
+pub use readonly::ReadOnly;
+pub use request::{Read, Write};
+pub use scan::{Scan, Snapshot};
+pub use status::{EngineStatus, ShardRole, ShardStatus};
 pub use store::{Entry, ParseVersionError, ScanOptions, Version};
+pub use watershed_migration as migration;
+pub use watershed_migration::NodeId;
+pub use watershed_wal::{Durability, Epoch, InstanceId, LogStatus, Seq, ShardId, Term};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

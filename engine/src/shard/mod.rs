@@ -30,11 +30,11 @@ use std::sync::{Arc, Condvar, Mutex, RwLock, Weak};
 
 use tokio::sync::{Semaphore, watch};
 use watershed_migration::NodeId;
-use watershed_wal::{Committed, Epoch, InstanceId, InstanceLog, Seq, ShardId, Term};
+use watershed_wal::{Committed, Epoch, InstanceId, InstanceLog, Record, Seq, ShardId, Term};
 
 pub(crate) use apply::ApplyPool;
 pub(crate) use conditions::{Condition, Expected};
-pub(crate) use serving::Parked;
+pub(crate) use serving::Serving;
 pub(crate) use write::{WriteRequest, Written};
 
 use crate::Error;
@@ -86,6 +86,8 @@ pub(crate) struct Hosted {
     changes: watch::Sender<u64>,
     parked: AtomicU64,
     assign: Mutex<conditions::Assign>,
+    /// Conditional writes are about: appliers tell their overlay what was applied.
+    overlay_on: AtomicBool,
     queue: Mutex<ApplyQueue>,
     drained: Condvar,
     applied: watch::Sender<Seq>,
@@ -121,6 +123,7 @@ impl Hosted {
             changes: watch::Sender::new(0),
             parked: AtomicU64::new(0),
             assign: Mutex::default(),
+            overlay_on: AtomicBool::new(false),
             queue: Mutex::default(),
             drained: Condvar::new(),
             applied: watch::Sender::new(applied),
@@ -176,6 +179,12 @@ impl Hosted {
                 _ = changes.changed() => {}
             }
         }
+    }
+
+    /// Keeps another owner's records; durable when it returns.
+    pub(crate) async fn receive(&self, records: Vec<Record>) -> Result<(), Error> {
+        let kept = self.log.append_at(records)?;
+        Ok(kept.done.await?)
     }
 
     pub(crate) fn role(&self) -> Role {

@@ -40,6 +40,10 @@ impl Hosted {
         self.note_change();
     }
 
+    pub(crate) fn is_owner(&self) -> bool {
+        matches!(*crate::sync::read(&self.role), Role::Owner { .. })
+    }
+
     /// Wakes every request that waits to ask again.
     pub(crate) fn note_change(&self) {
         self.changes.send_modify(|count| *count += 1);

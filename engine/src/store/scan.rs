@@ -44,6 +44,37 @@ impl ScanOptions {
         }
     }
 
+    /// Only keys within these bounds.
+    pub(crate) fn between(from: Bound<Bytes>, to: Bound<Bytes>) -> Self {
+        Self {
+            from,
+            to,
+            ..Self::all()
+        }
+    }
+
+    /// Its bounds in keys, the prefix folded in: what another node is asked for.
+    pub(crate) fn bounds(&self) -> (Bound<Bytes>, Bound<Bytes>) {
+        if self.prefix.is_empty() {
+            return (self.from.clone(), self.to.clone());
+        }
+        let low = match &self.from {
+            Bound::Included(key) | Bound::Excluded(key) if *key >= self.prefix => self.from.clone(),
+            _ => Bound::Included(self.prefix.clone()),
+        };
+        let keep = self.prefix.iter().rposition(|&b| b != 0xff);
+        let Some(last) = keep else {
+            return (low, self.to.clone());
+        };
+        let mut end = self.prefix[..=last].to_vec();
+        end[last] += 1;
+        let high = match &self.to {
+            Bound::Included(key) | Bound::Excluded(key) if key[..] < end[..] => self.to.clone(),
+            _ => Bound::Excluded(end.into()),
+        };
+        (low, high)
+    }
+
     /// Only keys at or above this one.
     #[must_use]
     pub fn from(mut self, key: impl Into<Bytes>) -> Self {

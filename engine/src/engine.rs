@@ -1,0 +1,345 @@
+//! The engine as a user holds it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+use watershed_migration::NodeId;
+use watershed_wal::ShardId;
+
+use crate::link::{LocalLink, Service};
+use crate::migrate::{Migrate, Migration};
+use crate::node::Node;
+use crate::options::EngineOptions;
+use crate::request::{Read, Write};
+use crate::scan::{Scan, Snapshot};
+use crate::status::{self, EngineStatus};
+use crate::store::{ScanOptions, Version};
+use crate::sync::lock;
+use crate::{Batch, Error};
+
+/// Threads for migrations, requests of other nodes and timers; writes and reads of this process do not go through them.
+const RUNTIME_THREADS: usize = 2;
+
+/// A storage engine: many shards in one directory, each a log and a store.
+///
+/// Clones are handles on the same engine. Any engine serves any shard of its cluster: what it does not own it asks the
+/// owner for, where it has a link. The last handle dropped closes it; [`Engine::close`] does so and tells of errors.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    id: NodeId,
+    open: Mutex<Option<Open>>,
+    local: Option<LocalLink>,
+}
+
+struct Open {
+    node: Node,
+    service: Arc<dyn Service>,
+    runtime: Runtime,
+}
+
+impl Engine {
+    /// Options to open an engine with.
+    #[must_use]
+    pub fn options() -> EngineOptions {
+        EngineOptions::default()
+    }
+
+    /// Opens the engine in `dir` with default options, making the directory where there is none.
+    ///
+    /// # Errors
+    /// As [`EngineOptions::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::options().open(dir)
+    }
+
+    pub(crate) fn open_with(options: EngineOptions, dir: &Path) -> Result<Self, Error> {
+        let id = options.node_id()?;
+        let local = options.local.clone();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name("ws-run")
+            .enable_time()
+            .build()
+            .map_err(|error| Error::io("start threads for", dir, error))?;
+        let opened = apart(|| runtime.block_on(Node::open(options, dir)));
+        let node = match opened {
+            Ok(node) => node,
+            Err(error) => {
+                apart(|| drop(runtime));
+                return Err(error);
+            }
+        };
+        let service: Arc<dyn Service> = Arc::new(node.clone());
+        if let Some(local) = &local {
+            local.register(id.clone(), &service);
+        }
+        Ok(Self(Arc::new(Inner {
+            id,
+            open: Mutex::new(Some(Open { node, service, runtime })),
+            local,
+        })))
+    }
+
+    fn node(&self) -> Result<Node, Error> {
+        let open = lock(&self.0.open);
+        open.as_ref().map(|open| open.node.clone()).ok_or(Error::Closed)
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn node_id(&self) -> &NodeId {
+        &self.0.id
+    }
+
+    /// What answers other nodes' requests: for a link of your own.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn service(&self) -> Result<Arc<dyn Service>, Error> {
+        let open = lock(&self.0.open);
+        open.as_ref().map(|open| open.service.clone()).ok_or(Error::Closed)
+    }
+
+    /// Sets `key` to `value`.
+    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Write {
+        Write::put(self.node(), None, key.into(), value.into())
+    }
+
+    /// Removes `key`; removing an absent key is no error.
+    pub fn delete(&self, key: impl Into<Bytes>) -> Write {
+        Write::delete(self.node(), None, key.into())
+    }
+
+    /// Writes a batch of keys of one shard, atomically.
+    pub fn write(&self, batch: Batch) -> Write {
+        Write::batch(self.node(), None, batch)
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: impl Into<Bytes>) -> Read<Option<Bytes>> {
+        Read::new(self.node(), None, vec![key.into()], |mut found| {
+            found.pop().flatten().map(|(value, _)| value)
+        })
+    }
+
+    /// The value of `key` with its version.
+    pub fn get_versioned(&self, key: impl Into<Bytes>) -> Read<Option<(Bytes, Version)>> {
+        Read::new(self.node(), None, vec![key.into()], |mut found| found.pop().flatten())
+    }
+
+    /// The values of several keys of any shards, in the keys' order. Each shard is read at one moment, not all at the
+    /// same.
+    pub fn multi_get(&self, keys: impl IntoIterator<Item = impl Into<Bytes>>) -> Read<Vec<Option<(Bytes, Version)>>> {
+        Read::new(self.node(), None, keys.into_iter().map(Into::into).collect(), |found| found)
+    }
+
+    /// The entries of all shards in key order. Each shard owned here is seen at one Seq, those of other nodes page by
+    /// page.
+    #[must_use]
+    pub fn scan(&self, options: ScanOptions) -> Scan {
+        Scan::of_all(self.node(), options)
+    }
+
+    /// One shard, for requests that name it.
+    ///
+    /// # Errors
+    /// [`Error::NoShard`] where the placement has none of this number.
+    pub fn shard(&self, shard: ShardId) -> Result<Shard, Error> {
+        let node = self.node()?;
+        let known = apart(|| node.runtime.block_on(node.placement.read(shard)))?;
+        if known.is_none() {
+            return Err(Error::NoShard { shard });
+        }
+        Ok(Shard {
+            engine: self.clone(),
+            shard,
+        })
+    }
+
+    /// The shard that `key` belongs to.
+    ///
+    /// # Panics
+    /// Never: a closed engine answers for one shard.
+    #[must_use]
+    pub fn shard_of(&self, key: impl AsRef<[u8]>) -> ShardId {
+        let shards = self.node().map_or(1, |node| node.shards);
+        crate::shard_of::shard_of(crate::shard_of::hash(key.as_ref()), shards)
+    }
+
+    /// The shards that this node owns now, in order.
+    #[must_use]
+    pub fn shards(&self) -> Vec<ShardId> {
+        let Ok(node) = self.node() else { return Vec::new() };
+        let all = node.hosted_all();
+        all.iter().filter(|hosted| hosted.is_owner()).map(|hosted| hosted.shard).collect()
+    }
+
+    /// Makes an empty shard of this number, owned by this node. Keys do not go to it by hash unless it is one of the
+    /// cluster's.
+    ///
+    /// # Errors
+    /// [`Error::ShardExists`], and what the log, the store or the placement say.
+    pub fn create_shard(&self, shard: ShardId) -> Result<Shard, Error> {
+        let node = self.node()?;
+        apart(|| node.runtime.block_on(node.create_shard(shard)))?;
+        self.shard(shard)
+    }
+
+    /// Deletes a shard that this node owns, with all its data; gives the bytes freed.
+    ///
+    /// # Errors
+    /// [`Error::NoShard`], [`Error::Moved`], and [`Error::ShardBusy`] while it is moved or an old copy of it is kept.
+    pub fn drop_shard(&self, shard: ShardId) -> Result<u64, Error> {
+        let node = self.node()?;
+        apart(|| node.runtime.block_on(node.drop_shard(shard)))
+    }
+
+    /// A migration of `shard`, to be given a target and started.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn migrate(&self, shard: ShardId) -> Result<Migrate, Error> {
+        Ok(Migrate::new(self.node()?, shard))
+    }
+
+    /// The migrations that this node drives, or has driven lately.
+    #[must_use]
+    pub fn migrations(&self) -> Vec<Migration> {
+        self.node().map(|node| node.migrations.list()).unwrap_or_default()
+    }
+
+    /// Puts what is in memory into SSTs, so that the next opening has nothing to replay.
+    ///
+    /// # Errors
+    /// What RocksDB says.
+    pub fn flush(&self) -> Result<(), Error> {
+        let node = self.node()?;
+        for hosted in node.hosted_all() {
+            if let Ok(store) = hosted.store() {
+                hosted.log.set_flushed(store.flush()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The shards, the log and the migrations now.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], and what RocksDB says.
+    pub fn status(&self) -> Result<EngineStatus, Error> {
+        status::of_node(&self.node()?)
+    }
+
+    /// Closes the engine: waits for what was taken, joins its threads, frees the directory's lock. Later requests, of
+    /// other handles too, get [`Error::Closed`]. Closing twice is no error.
+    ///
+    /// # Errors
+    /// What the log or a store could not finish; the engine is closed all the same.
+    pub fn close(&self) -> Result<(), Error> {
+        self.0.close()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), Error> {
+        let Some(open) = lock(&self.open).take() else { return Ok(()) };
+        if let Some(local) = &self.local {
+            local.unregister(&self.id, &open.service);
+        }
+        apart(move || {
+            let Open { node, service, runtime } = open;
+            let closed = runtime.block_on(node.close());
+            drop((node, service));
+            // Joins its threads.
+            drop(runtime);
+            closed
+        })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(node = %self.id, %error, "closing the engine");
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("node", &self.0.id).finish_non_exhaustive()
+    }
+}
+
+/// Runs `work` on a thread of its own and waits for it: a runtime can neither block nor end inside of another, and
+/// callers may be in one.
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// One shard: the same requests, pinned to it whatever the keys' hashes say.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    engine: Engine,
+    shard: ShardId,
+}
+
+impl Shard {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Sets `key` to `value`.
+    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Write {
+        self.engine.put(key, value).shard(self.shard)
+    }
+
+    /// Removes `key`.
+    pub fn delete(&self, key: impl Into<Bytes>) -> Write {
+        self.engine.delete(key).shard(self.shard)
+    }
+
+    /// Writes a batch, atomically.
+    pub fn write(&self, batch: Batch) -> Write {
+        self.engine.write(batch).shard(self.shard)
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: impl Into<Bytes>) -> Read<Option<Bytes>> {
+        self.engine.get(key).shard(self.shard)
+    }
+
+    /// The value of `key` with its version.
+    pub fn get_versioned(&self, key: impl Into<Bytes>) -> Read<Option<(Bytes, Version)>> {
+        self.engine.get_versioned(key).shard(self.shard)
+    }
+
+    /// The values of several keys, all at one moment.
+    pub fn multi_get(&self, keys: impl IntoIterator<Item = impl Into<Bytes>>) -> Read<Vec<Option<(Bytes, Version)>>> {
+        self.engine.multi_get(keys).shard(self.shard)
+    }
+
+    /// A consistent view of the shard at one Seq, if this node owns it.
+    ///
+    /// # Errors
+    /// [`Error::Moved`] where another node owns it.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        Snapshot::take(&self.engine.node()?, self.shard)
+    }
+
+    /// The shard's entries in key order.
+    #[must_use]
+    pub fn scan(&self, options: ScanOptions) -> Scan {
+        Scan::of_one(self.engine.node(), self.shard, options)
+    }
+}

@@ -1,0 +1,88 @@
+//! The node's background thread: it tells the log what the stores have persisted, and flushes what pins the log.
+//!
+//! RocksDB flushes a store by itself when the shared write budget is used up, but only one that is being written. So one
+//! cold shard could keep the whole log; the log names the shard whose flush would free its oldest segment.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::Node;
+use crate::Error;
+use crate::sync::lock;
+
+/// How often the log's fill is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the flushed marks are read from the stores.
+const MARKS_EVERY: Duration = Duration::from_secs(1);
+
+/// The background thread; stopped with the node.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    signal: Arc<(Mutex<bool>, Condvar)>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Keeper {
+    /// Starts the thread of `node`.
+    pub(super) fn start(node: &Node) -> Result<(), Error> {
+        let signal = node.keeper.signal.clone();
+        let of = node.clone();
+        let thread = std::thread::Builder::new()
+            .name("ws-keep".into())
+            .spawn(move || keep(&of, &signal))
+            .map_err(|error| Error::io("start a thread for", &node.dir, error))?;
+        *lock(&node.keeper.thread) = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread and waits for it.
+    pub(super) fn stop(&self) {
+        *lock(&self.signal.0) = true;
+        self.signal.1.notify_all();
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic has been printed where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn keep(node: &Node, (stop, wake): &(Mutex<bool>, Condvar)) {
+    let mut marked = Instant::now();
+    loop {
+        let stopping = lock(stop);
+        let (stopping, _) = wake
+            .wait_timeout_while(stopping, LOOK_EVERY, |stopping| !*stopping)
+            .unwrap_or_else(PoisonError::into_inner);
+        if *stopping {
+            return;
+        }
+        drop(stopping);
+        if marked.elapsed() >= MARKS_EVERY {
+            pass_marks_on(node);
+            marked = Instant::now();
+        }
+        flush_what_pins(node);
+    }
+}
+
+fn pass_marks_on(node: &Node) {
+    for hosted in node.hosted_all() {
+        let Ok(store) = hosted.store() else { continue };
+        match store.flushed() {
+            Ok(flushed) => hosted.log.set_flushed(flushed.seq),
+            Err(error) => tracing::debug!(shard = %hosted.shard, %error, "no flushed mark"),
+        }
+    }
+}
+
+fn flush_what_pins(node: &Node) {
+    let Some((instance, through)) = node.log.pinning() else { return };
+    let Some(hosted) = node.hosted_instance(instance) else { return };
+    let Ok(store) = hosted.store() else { return };
+    tracing::debug!(shard = %hosted.shard, %through, "flushing: it pins the log's oldest segment");
+    match store.flush() {
+        Ok(flushed) => hosted.log.set_flushed(flushed),
+        Err(error) => tracing::warn!(shard = %hosted.shard, %error, "a flush failed; it is tried again"),
+    }
+}

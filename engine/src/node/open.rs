@@ -1,0 +1,267 @@
+//! Opening a node: which copies of shards are here, and what each may do.
+//!
+//! | the log knows the instance, and the placement says | then |
+//! |---|---|
+//! | it owns the shard | replay, decide an interrupted pause (rule 6), start the next term, serve |
+//! | it is the frozen copy | host it frozen, until Cleanup |
+//! | it is a target being made (migrate/ says so) | host it as a receiver |
+//! | none of these | a left-over of a migration or drop that has ended: delete it |
+//!
+//! An owned shard whose log or directory is missing is an error that names it, never an empty shard.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use watershed_migration::PlacementRecord;
+use watershed_wal::{DirStorage, InstanceId, InstanceLog, Log, OpenReport, Seq, SeqRange, ShardId};
+
+use super::{Node, NodeInner, keep};
+use crate::Error;
+use crate::datadir::DataDir;
+use crate::migrate::{self, Migrations};
+use crate::options::{DEFAULT_SHARDS, EngineOptions};
+use crate::placement::{ClusterInfo, FilePlacement, Placement};
+use crate::shard::{ApplyPool, Hosted, Role};
+use crate::store::{Applied, Store, StoreEnv};
+use crate::sync;
+
+/// Threads that apply: one for each of two cores, as measured (DESIGN section 11).
+const APPLY_THREADS: usize = 2;
+
+impl Node {
+    /// Opens a node in `dir`. Runs on the engine's runtime.
+    pub(crate) async fn open(options: EngineOptions, dir: &Path) -> Result<Self, Error> {
+        let id = options.node_id()?;
+        let data = DataDir::open(dir, &id)?;
+        let placement: Arc<dyn Placement> = match options.placement {
+            Some(placement) => placement,
+            None => Arc::new(FilePlacement::open(data.placement())?),
+        };
+        let wal = data.wal();
+        let storage = DirStorage::new(&wal).map_err(|error| Error::io("open", &wal, error))?;
+        let (log, report) = Log::open(Arc::new(storage), options.log).map_err(|error| Error::LogOpen {
+            dir: wal,
+            source: Arc::new(error),
+        })?;
+        log_report(&report);
+        let cluster = join_cluster(&*placement, options.shards).await?;
+        let pool = ApplyPool::start(APPLY_THREADS).map_err(|error| Error::io("start threads for", dir, error))?;
+        let node = Self(Arc::new(NodeInner {
+            id,
+            dir: data.root().to_path_buf(),
+            data,
+            log,
+            env: StoreEnv::new(&options.store)?,
+            placement,
+            link: options.link,
+            runtime: tokio::runtime::Handle::current(),
+            migrations: Migrations::new(options.migrations_at_once),
+            shards: cluster.shards,
+            pool,
+            keeper: keep::Keeper::default(),
+            hosted: Default::default(),
+            owned: Default::default(),
+            closed: Default::default(),
+        }));
+        if let Err(error) = node.host_everything().await {
+            // The lock and the files must be free again when the caller reads the error.
+            let closed = node.close().await;
+            tracing::debug!(?closed, "closed after a failed opening");
+            return Err(error);
+        }
+        Ok(node)
+    }
+
+    async fn host_everything(&self) -> Result<(), Error> {
+        self.host_known().await?;
+        self.create_missing().await?;
+        self.check_owned().await?;
+        migrate::resume(self).await;
+        keep::Keeper::start(self)
+    }
+
+    /// Hosts what the log knows.
+    async fn host_known(&self) -> Result<(), Error> {
+        let expected = migrate::expected_receivers(&self.dir)?;
+        let mut starting = Vec::new();
+        for log in self.log.instances() {
+            if let Some(owner) = self.host_one(log, &expected).await? {
+                starting.push(owner);
+            }
+        }
+        // All start records ride on few syncs.
+        let started: Vec<_> = starting
+            .into_iter()
+            .map(|(hosted, record)| {
+                self.runtime
+                    .spawn(async move { hosted.become_owner(record.epoch).await })
+            })
+            .collect();
+        for task in started {
+            task.await.unwrap_or(Err(Error::Closed))?;
+        }
+        Ok(())
+    }
+
+    /// Hosts one copy; gives it back with its record where it owns the shard, so that its term is started.
+    async fn host_one(
+        &self,
+        log: InstanceLog,
+        expected: &HashSet<InstanceId>,
+    ) -> Result<Option<(Arc<Hosted>, PlacementRecord)>, Error> {
+        let (shard, instance) = (log.shard(), log.id());
+        let mut record = self.placement.read(shard).await?;
+        if let Some(found) = record.take_if(|record| record.is_owned_by(&self.id, instance)) {
+            record = Some(migrate::before_serving(self, &log, found).await?);
+        }
+        let owned = record
+            .as_ref()
+            .is_some_and(|record| record.is_owned_by(&self.id, instance));
+        let frozen = record.as_ref().filter(|record| {
+            let frozen = record.frozen.as_ref();
+            frozen.is_some_and(|frozen| frozen.instance == instance && frozen.node == self.id)
+        });
+        if !owned && frozen.is_none() && !expected.contains(&instance) {
+            tracing::info!(%shard, %instance, "deleting a copy that belongs to nothing");
+            self.log.forget(instance)?;
+            Store::destroy(&self.shard_dir(shard, instance))?;
+            return Ok(None);
+        }
+        let dir = self.shard_dir(shard, instance);
+        let store = if owned || frozen.is_some() || dir.is_dir() {
+            Some(Store::open(&self.env, &dir)?)
+        } else {
+            None
+        };
+        let hosted = Hosted::new(log, dir, store, Role::Receiver, self.pool.clone());
+        self.add_hosted(hosted.clone());
+        self.replay(&hosted).await?;
+        if let Some(record) = frozen {
+            hosted.give_away(record.owner.clone(), record.epoch);
+        }
+        Ok(record.filter(|_| owned).map(|record| (hosted, record)))
+    }
+
+    /// Brings the store up to the log.
+    async fn replay(&self, hosted: &Arc<Hosted>) -> Result<(), Error> {
+        let Some(applied) = hosted.applied() else { return Ok(()) };
+        let range = SeqRange::after(applied.seq, hosted.log.watermarks().durable);
+        let hosted = hosted.clone();
+        let replay = self.runtime.spawn_blocking(move || hosted.replay(range));
+        replay.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Makes the cluster's shards where this node is the first to open it, or was stopped before it had made them all.
+    async fn create_missing(&self) -> Result<(), Error> {
+        let records = self.placement.list().await?;
+        let have: HashSet<ShardId> = records.iter().map(|record| record.shard).collect();
+        if !have.is_empty() && !self.data.is_making()? {
+            return Ok(());
+        }
+        self.data.set_making(true)?;
+        for shard in (0..self.shards).map(ShardId).filter(|shard| !have.contains(shard)) {
+            self.create_shard(shard).await?;
+        }
+        self.data.set_making(false)
+    }
+
+    /// Makes an empty shard that this node owns.
+    pub(crate) async fn create_shard(&self, shard: ShardId) -> Result<(), Error> {
+        if self.placement.read(shard).await?.is_some() {
+            return Err(Error::ShardExists { shard });
+        }
+        let instance = InstanceId::random();
+        let node = self.clone();
+        let made = self.runtime.spawn_blocking(move || {
+            let dir = node.shard_dir(shard, instance);
+            let store = Store::create(&node.env, &dir, Applied::default())?;
+            let log = node.log.host(shard, instance, Seq::ZERO, Vec::new())?;
+            Ok(Hosted::new(log, dir, Some(store), Role::Receiver, node.pool.clone()))
+        });
+        let hosted: Arc<Hosted> = made.await.unwrap_or(Err(Error::Closed))?;
+        self.add_hosted(hosted.clone());
+        let record = PlacementRecord::create(shard, self.id.clone(), instance);
+        let record = match self.placement.swap(None, record).await {
+            Ok(record) => record,
+            Err(error) => {
+                // What the placement does not name is deleted at the next opening, if not now.
+                let removed = self.remove(instance);
+                tracing::debug!(%shard, ?removed, "a shard could not be made");
+                return Err(error.into());
+            }
+        };
+        hosted.become_owner(record.epoch).await?;
+        Ok(())
+    }
+
+    /// Every shard that the placement says is owned here must be here.
+    async fn check_owned(&self) -> Result<(), Error> {
+        for record in self.placement.list().await? {
+            if record.owner == self.id && self.hosted_instance(record.instance).is_none() {
+                return Err(Error::inconsistent(
+                    record.shard,
+                    format!(
+                        "the placement says instance {} is here, and the log of {} does not know it: restore the directory",
+                        record.instance,
+                        self.dir.display()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a shard that this node owns, with all its data.
+    pub(crate) async fn drop_shard(&self, shard: ShardId) -> Result<u64, Error> {
+        let record = self.placement.read(shard).await?.ok_or(Error::NoShard { shard })?;
+        if record.owner != self.id {
+            return Err(Error::Moved {
+                shard,
+                owner: record.owner,
+                epoch: record.epoch,
+            });
+        }
+        if record.active_migration().is_some() || record.frozen.is_some() {
+            return Err(Error::ShardBusy { shard });
+        }
+        self.placement.remove(shard, record.revision).await?;
+        let node = self.clone();
+        let removed = self.runtime.spawn_blocking(move || node.remove(record.instance));
+        removed.await.unwrap_or(Err(Error::Closed))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hosted_count(&self) -> usize {
+        sync::read(&self.hosted).len()
+    }
+}
+
+/// What the cluster was made with; makes it where it is new.
+async fn join_cluster(placement: &dyn Placement, asked: Option<u64>) -> Result<ClusterInfo, Error> {
+    if asked == Some(0) {
+        return Err(Error::Options {
+            what: "a cluster has at least 1 shard".into(),
+        });
+    }
+    let wanted = ClusterInfo {
+        shards: asked.unwrap_or(DEFAULT_SHARDS),
+    };
+    let info = placement.create_cluster(wanted).await?;
+    match asked {
+        Some(asked) if asked != info.shards => Err(Error::Options {
+            what: format!(
+                "the cluster has {} shards, and {asked} were asked for: the number is fixed when a cluster is made",
+                info.shards
+            ),
+        }),
+        _ => Ok(info),
+    }
+}
+
+fn log_report(report: &OpenReport) {
+    if let watershed_wal::LogEnd::Torn { .. } = report.tail {
+        tracing::warn!(tail = ?report.tail, "the log's torn tail was cut: nothing in it was promised durable");
+    }
+    tracing::info!(segments = report.segments, records = report.records, "log opened");
+}

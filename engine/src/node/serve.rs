@@ -1,0 +1,157 @@
+//! What other nodes ask: data requests are answered here, those of a migration in migrate/.
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use watershed_migration::messages::{
+    Condition as WireCondition, DataEntry, Expect, RefusedKind, Request, Response, ScanBound, ScanRequest,
+};
+use watershed_wal::{Inline, ShardId};
+
+use super::local::Local;
+use super::route::read_keys;
+use super::{Node, from_wire, to_wire};
+use crate::link::{BoxFuture, Service};
+use crate::migrate;
+use crate::shard::{Condition, Expected, WriteRequest};
+use crate::store::{ScanOptions, Store};
+use crate::Error;
+
+impl Service for Node {
+    fn serve(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
+        self.answer(request)
+    }
+}
+
+impl Node {
+    /// Carries out an encoded request. It goes on when the caller stops waiting.
+    pub(crate) fn answer(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
+        let node = self.clone();
+        let task = self.runtime.spawn(async move {
+            let response = match Request::decode(&request) {
+                Ok(request) => node.dispatch(request).await,
+                Err(error) => Response::refused(RefusedKind::Unsupported, error.to_string()),
+            };
+            response.encode()
+        });
+        let closing = || Response::refused(RefusedKind::Unknown, "the node is closing").encode();
+        Box::pin(async move { task.await.unwrap_or_else(|_| closing()) })
+    }
+
+    async fn dispatch(&self, request: Request) -> Response {
+        match request {
+            Request::Write {
+                shard,
+                body,
+                durability,
+                conditions,
+                deadline_ms,
+                ..
+            } => {
+                // A stranger's bytes: checked whole before anything is assigned.
+                if let Err(error) = watershed_wal::validate_batch(&body) {
+                    return Response::refused(RefusedKind::Unsupported, error.to_string());
+                }
+                let request = WriteRequest {
+                    body,
+                    conditions: conditions.into_iter().map(condition).collect(),
+                    durability,
+                    deadline: (deadline_ms > 0).then(|| Instant::now() + Duration::from_millis(deadline_ms)),
+                };
+                self.serve_write(shard, request).await
+            }
+            Request::Get { shard, keys } => self.serve_get(shard, keys).await,
+            Request::Scan { shard, scan } => self.serve_scan(shard, scan).await,
+            other => migrate::serve(self, other).await,
+        }
+    }
+
+    async fn serve_write(&self, shard: ShardId, request: WriteRequest) -> Response {
+        match self.local_write(shard, &request, Inline::Never).await {
+            Ok(Local::Done(version)) => Response::Written {
+                version: to_wire(version),
+            },
+            Ok(Local::Elsewhere { owner, epoch }) => Response::Moved { owner, epoch },
+            Err(Error::ConditionFailed { key, found }) => {
+                let at = request.conditions.iter().position(|condition| condition.key == key);
+                Response::ConditionFailed {
+                    index: at.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX),
+                    found: found.map(to_wire),
+                }
+            }
+            Err(error) => refuse(&error),
+        }
+    }
+
+    async fn serve_get(&self, shard: ShardId, keys: Vec<Bytes>) -> Response {
+        let read = move |store: &Store| read_keys(store, &keys);
+        match self.local_read(shard, None, false, read).await {
+            Ok(Local::Done(values)) => {
+                let wire = |(value, version)| (value, to_wire(version));
+                Response::Values(values.into_iter().map(|value| value.map(wire)).collect())
+            }
+            Ok(Local::Elsewhere { owner, epoch }) => Response::Moved { owner, epoch },
+            Err(error) => refuse(&error),
+        }
+    }
+
+    async fn serve_scan(&self, shard: ShardId, scan: ScanRequest) -> Response {
+        let read = move |store: &Store| {
+            let options = scan_options(&scan);
+            let most = usize::try_from(scan.limit).unwrap_or(usize::MAX);
+            let bytes = usize::try_from(scan.max_bytes).unwrap_or(usize::MAX);
+            let page = store.snapshot()?.page(&options.range(), None, most.max(1), bytes)?;
+            Ok(page)
+        };
+        match self.local_read(shard, None, false, read).await {
+            Ok(Local::Done(page)) => Response::Entries {
+                done: page.cursor.is_none(),
+                entries: page
+                    .entries
+                    .into_iter()
+                    .map(|entry| DataEntry {
+                        key: entry.key,
+                        value: entry.value,
+                        version: to_wire(entry.version),
+                    })
+                    .collect(),
+            },
+            Ok(Local::Elsewhere { owner, epoch }) => Response::Moved { owner, epoch },
+            Err(error) => refuse(&error),
+        }
+    }
+}
+
+fn condition(condition: WireCondition) -> Condition {
+    Condition {
+        key: condition.key,
+        expected: match condition.expect {
+            Expect::Absent => Expected::Absent,
+            Expect::Version(version) => Expected::Version(from_wire(version)),
+        },
+    }
+}
+
+/// The range of a page, as the store takes it.
+fn scan_options(scan: &ScanRequest) -> ScanOptions {
+    let bound = |bound: &ScanBound| match bound {
+        ScanBound::Open => Bound::Unbounded,
+        ScanBound::Included(key) => Bound::Included(key.clone()),
+        ScanBound::Excluded(key) => Bound::Excluded(key.clone()),
+    };
+    let options = ScanOptions::between(bound(&scan.from), bound(&scan.to));
+    if scan.reverse { options.reverse() } else { options }
+}
+
+fn refuse(error: &Error) -> Response {
+    let kind = match error {
+        Error::Closed => RefusedKind::NotReady,
+        Error::DeadlineNotApplied { .. } => RefusedKind::Busy,
+        Error::OutcomeUnknown { .. } => RefusedKind::Unknown,
+        Error::NoShard { .. } => RefusedKind::NotOwner,
+        _ => RefusedKind::Failed,
+    };
+    Response::refused(kind, error.to_string())
+}

@@ -1,0 +1,288 @@
+//! Requests as a user builds them: set what matters, then `.wait()` on a thread, or `.await` in any async runtime.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use watershed_wal::{Durability, Inline, ShardId, single_delete, single_put};
+
+use crate::batch::{check_key, check_value};
+use crate::link::BoxFuture;
+use crate::node::Node;
+use crate::shard::{Condition, Expected, WriteRequest};
+use crate::store::Version;
+use crate::{Batch, Error};
+
+/// What is to be written.
+#[derive(Debug)]
+enum What {
+    Put(Bytes, Bytes),
+    Delete(Bytes),
+    Batch(Batch),
+}
+
+/// A write that has not been sent: nothing happens until it is waited for.
+///
+/// It gives the version that the written keys have from now on. A future that is dropped leaves a write that never
+/// happened or commits whole.
+#[derive(Debug)]
+#[must_use = "a write happens when it is waited for: call `.wait()` or `.await`"]
+pub struct Write {
+    node: Result<Node, Error>,
+    what: What,
+    shard: Option<ShardId>,
+    durability: Durability,
+    conditions: Vec<Condition>,
+    deadline: Option<Duration>,
+}
+
+impl Write {
+    fn new(node: Result<Node, Error>, shard: Option<ShardId>, what: What) -> Self {
+        Self {
+            node,
+            what,
+            shard,
+            durability: Durability::Sync,
+            conditions: Vec::new(),
+            deadline: None,
+        }
+    }
+
+    pub(crate) fn put(node: Result<Node, Error>, shard: Option<ShardId>, key: Bytes, value: Bytes) -> Self {
+        Self::new(node, shard, What::Put(key, value))
+    }
+
+    pub(crate) fn delete(node: Result<Node, Error>, shard: Option<ShardId>, key: Bytes) -> Self {
+        Self::new(node, shard, What::Delete(key))
+    }
+
+    pub(crate) fn batch(node: Result<Node, Error>, shard: Option<ShardId>, batch: Batch) -> Self {
+        Self::new(node, shard, What::Batch(batch))
+    }
+
+    /// When it is acknowledged. Default [`Durability::Sync`]: when it survives power loss.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Writes to this shard, whatever the keys' hashes say. Read it back with the same shard named.
+    pub fn shard(mut self, shard: ShardId) -> Self {
+        self.shard = Some(shard);
+        self
+    }
+
+    /// Only if `key` has this version: nothing wrote or deleted it since.
+    pub fn if_version(mut self, key: impl AsRef<[u8]>, version: Version) -> Self {
+        self.conditions.push(Condition {
+            key: Bytes::copy_from_slice(key.as_ref()),
+            expected: Expected::Version(version),
+        });
+        self
+    }
+
+    /// Only if `key` has no value.
+    pub fn if_absent(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.conditions.push(Condition {
+            key: Bytes::copy_from_slice(key.as_ref()),
+            expected: Expected::Absent,
+        });
+        self
+    }
+
+    /// How long it may wait to be taken, as during a cutover. What is not taken by then fails as not applied.
+    /// Default: no limit here, and 10 seconds for an owner on another node that does not answer.
+    pub fn deadline(mut self, within: Duration) -> Self {
+        self.deadline = Some(within);
+        self
+    }
+
+    /// Writes, and waits on this thread. A thread that is alone commits by itself.
+    ///
+    /// # Errors
+    /// See [`Error::retry`] for what to do about each.
+    pub fn wait(self) -> Result<Version, Error> {
+        let node = self.node.clone()?;
+        pollster::block_on(Entered {
+            runtime: node.runtime.clone(),
+            future: std::pin::pin!(self.run(Inline::Allowed)),
+        })
+    }
+
+    async fn run(self, inline: Inline) -> Result<Version, Error> {
+        let node = self.node?;
+        let (shard, body) = encode(&node, self.what, self.shard)?;
+        let request = WriteRequest {
+            body,
+            conditions: self.conditions,
+            durability: self.durability,
+            deadline: self.deadline.map(|within| Instant::now() + within),
+        };
+        for condition in &request.conditions {
+            check_key(&condition.key)?;
+            let of = node.shard_of(&condition.key);
+            if self.shard.is_none() && of != shard {
+                return Err(Error::CrossShard { first: shard, other: of });
+            }
+        }
+        node.write(shard, &request, inline).await
+    }
+}
+
+fn encode(node: &Node, what: What, named: Option<ShardId>) -> Result<(ShardId, Bytes), Error> {
+    match what {
+        What::Put(key, value) => {
+            check_key(&key)?;
+            check_value(&value)?;
+            let shard = named.unwrap_or_else(|| node.shard_of(&key));
+            Ok((shard, single_put(&key, &value)))
+        }
+        What::Delete(key) => {
+            check_key(&key)?;
+            let shard = named.unwrap_or_else(|| node.shard_of(&key));
+            Ok((shard, single_delete(&key)))
+        }
+        What::Batch(batch) => batch.finish(named, node.shards),
+    }
+}
+
+impl IntoFuture for Write {
+    type Output = Result<Version, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        match self.node.clone() {
+            // An asynchronous caller's thread has other work: the log's own thread commits.
+            Ok(node) => entered(&node, self.run(Inline::Never)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+type Shape<T> = fn(Vec<Option<(Bytes, Version)>>) -> T;
+
+/// A read that has not been sent: nothing happens until it is waited for.
+#[derive(Debug)]
+#[must_use = "a read happens when it is waited for: call `.wait()` or `.await`"]
+pub struct Read<T> {
+    node: Result<Node, Error>,
+    keys: Vec<Bytes>,
+    shard: Option<ShardId>,
+    deadline: Option<Duration>,
+    shape: Shape<T>,
+}
+
+impl<T: Send + 'static> Read<T> {
+    pub(crate) fn new(
+        node: Result<Node, Error>,
+        shard: Option<ShardId>,
+        keys: Vec<Bytes>,
+        shape: Shape<T>,
+    ) -> Self {
+        Self {
+            node,
+            keys,
+            shard,
+            deadline: None,
+            shape,
+        }
+    }
+
+    /// Reads from this shard, whatever the keys' hashes say.
+    pub fn shard(mut self, shard: ShardId) -> Self {
+        self.shard = Some(shard);
+        self
+    }
+
+    /// How long it may wait to be answered, as during a cutover.
+    pub fn deadline(mut self, within: Duration) -> Self {
+        self.deadline = Some(within);
+        self
+    }
+
+    /// Reads on this thread.
+    ///
+    /// # Errors
+    /// See [`Error::retry`] for what to do about each.
+    pub fn wait(self) -> Result<T, Error> {
+        let node = self.node.clone()?;
+        pollster::block_on(Entered {
+            runtime: node.runtime.clone(),
+            future: std::pin::pin!(self.run(true)),
+        })
+    }
+
+    async fn run(self, on_this_thread: bool) -> Result<T, Error> {
+        let node = self.node?;
+        for key in &self.keys {
+            check_key(key)?;
+        }
+        let deadline = self.deadline.map(|within| Instant::now() + within);
+        let groups = group_by_shard(&node, &self.keys, self.shard);
+        let mut found = vec![None; self.keys.len()];
+        for (shard, places) in groups {
+            let keys = places.iter().map(|place| self.keys[*place].clone()).collect();
+            let values = node.get(shard, keys, deadline, on_this_thread).await?;
+            for (place, value) in places.into_iter().zip(values) {
+                found[place] = value;
+            }
+        }
+        Ok((self.shape)(found))
+    }
+}
+
+/// The keys' places, shard by shard, in order of the shards' first keys.
+fn group_by_shard(node: &Node, keys: &[Bytes], named: Option<ShardId>) -> Vec<(ShardId, Vec<usize>)> {
+    let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
+    let mut known = std::collections::HashMap::new();
+    for (place, key) in keys.iter().enumerate() {
+        let shard = named.unwrap_or_else(|| node.shard_of(key));
+        let group = *known.entry(shard).or_insert_with(|| {
+            groups.push((shard, Vec::new()));
+            groups.len() - 1
+        });
+        groups[group].1.push(place);
+    }
+    groups
+}
+
+impl<T: Send + 'static> IntoFuture for Read<T> {
+    type Output = Result<T, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        match self.node.clone() {
+            Ok(node) => entered(&node, self.run(false)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+/// A future that finds the engine's timers wherever it is polled: callers need no runtime of their own.
+pub(crate) struct Entered<F> {
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) future: F,
+}
+
+impl<F: Future + Unpin> Future for Entered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let _entered = this.runtime.enter();
+        Pin::new(&mut this.future).poll(context)
+    }
+}
+
+pub(crate) fn entered<T: 'static>(
+    node: &Node,
+    future: impl Future<Output = T> + Send + 'static,
+) -> BoxFuture<'static, T> {
+    Box::pin(Entered {
+        runtime: node.runtime.clone(),
+        future: Box::pin(future),
+    })
+}

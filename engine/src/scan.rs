@@ -1,0 +1,345 @@
+//! Snapshots and scans as a user holds them: owned, `Send`, without a lifetime.
+//!
+//! A scan reads pages and holds nothing of RocksDB between them but its snapshots. Pages start small, so that a scan
+//! of a few entries stays cheap, and grow.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+use watershed_migration::messages::{ScanBound, ScanRequest};
+use watershed_wal::{Seq, ShardId};
+
+use crate::Error;
+use crate::engine::apart;
+use crate::node::Node;
+use crate::request::Entered;
+use crate::store::{Entry, ScanOptions, Store, StoreSnapshot, Version};
+
+const FIRST_PAGE: usize = 32;
+const LARGEST_PAGE: usize = 1024;
+const PAGE_BYTES: usize = 1 << 20;
+
+/// A consistent view of one shard at one Seq. It is taken back, and then answers [`Error::SnapshotExpired`], when the
+/// engine closes or the shard's copy goes away.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    inner: StoreSnapshot,
+}
+
+impl Snapshot {
+    pub(crate) fn take(node: &Node, shard: ShardId) -> Result<Self, Error> {
+        let taking = take_snapshot(node, shard, true);
+        let inner = pollster::block_on(Entered {
+            runtime: node.runtime.clone(),
+            future: std::pin::pin!(taking),
+        })?;
+        match inner {
+            Some(inner) => Ok(Self { inner }),
+            None => {
+                let record = apart(|| node.runtime.block_on(node.placement.read(shard)))?;
+                let record = record.ok_or(Error::NoShard { shard })?;
+                Err(Error::Moved {
+                    shard,
+                    owner: record.owner,
+                    epoch: record.epoch,
+                })
+            }
+        }
+    }
+
+    /// The Seq it shows: all writes up to it, none after.
+    #[must_use]
+    pub fn seq(&self) -> Seq {
+        self.inner.applied().seq
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotExpired`], and what RocksDB says.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, Error> {
+        Ok(self.inner.get(key.as_ref())?.map(|(value, _)| value))
+    }
+
+    /// The value of `key` with its version.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Bytes, Version)>, Error> {
+        Ok(self.inner.get(key.as_ref())?)
+    }
+
+    /// Several keys, in their order.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<(Bytes, Version)>>, Error> {
+        Ok(self.inner.multi_get(keys)?)
+    }
+
+    /// Its entries in key order.
+    #[must_use]
+    pub fn scan(&self, options: ScanOptions) -> Scan {
+        Scan {
+            node: None,
+            left: options.entries_limit().unwrap_or(u64::MAX),
+            options,
+            sources: Some(vec![Source::new(From::Snapshot(self.inner.clone()))]),
+            plan: Plan::Given,
+            heads: BTreeMap::new(),
+            failed: None,
+        }
+    }
+}
+
+/// The shard's store at one Seq, `None` where another node owns it.
+async fn take_snapshot(node: &Node, shard: ShardId, on_this_thread: bool) -> Result<Option<StoreSnapshot>, Error> {
+    let take = |store: &Store| Ok(store.snapshot()?);
+    match node.local_read(shard, None, on_this_thread, take).await? {
+        crate::node::Local::Done(snapshot) => Ok(Some(snapshot)),
+        crate::node::Local::Elsewhere { .. } => Ok(None),
+    }
+}
+
+/// Where a source's pages come from.
+#[derive(Debug)]
+enum From {
+    Snapshot(StoreSnapshot),
+    Node(ShardId),
+}
+
+/// One shard's part of a scan.
+#[derive(Debug)]
+struct Source {
+    from: From,
+    ready: VecDeque<Entry>,
+    cursor: Option<Vec<u8>>,
+    last_key: Option<Bytes>,
+    page: usize,
+    done: bool,
+}
+
+impl Source {
+    fn new(from: From) -> Self {
+        Self {
+            from,
+            ready: VecDeque::new(),
+            cursor: None,
+            last_key: None,
+            page: FIRST_PAGE,
+            done: false,
+        }
+    }
+
+    async fn fill(&mut self, node: Option<&Node>, options: &ScanOptions, on_this_thread: bool) -> Result<(), Error> {
+        let page = self.page;
+        self.page = (page * 4).min(LARGEST_PAGE);
+        match &self.from {
+            From::Snapshot(snapshot) => {
+                let (snapshot, range, cursor) = (snapshot.clone(), options.range(), self.cursor.take());
+                let read = move || snapshot.page(&range, cursor.as_deref(), page, PAGE_BYTES);
+                let found = match node {
+                    Some(node) if !on_this_thread => {
+                        node.runtime.spawn_blocking(read).await.map_err(|_| Error::Closed)??
+                    }
+                    _ => read()?,
+                };
+                self.done = found.cursor.is_none();
+                self.cursor = found.cursor;
+                self.ready.extend(found.entries);
+            }
+            From::Node(shard) => {
+                let node = node.ok_or(Error::Closed)?;
+                let scan = self.request(options, page);
+                let (entries, done) = node.remote_page(*shard, scan).await?;
+                self.done = done;
+                self.last_key = entries.last().map(|entry| entry.key.clone()).or(self.last_key.take());
+                self.ready.extend(entries);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next page's request: after the last key seen.
+    fn request(&self, options: &ScanOptions, page: usize) -> ScanRequest {
+        let (mut from, mut to) = options.bounds();
+        if let Some(last) = &self.last_key {
+            let end = if options.is_reverse() { &mut to } else { &mut from };
+            *end = Bound::Excluded(last.clone());
+        }
+        let wire = |bound| match bound {
+            Bound::Unbounded => ScanBound::Open,
+            Bound::Included(key) => ScanBound::Included(key),
+            Bound::Excluded(key) => ScanBound::Excluded(key),
+        };
+        ScanRequest {
+            from: wire(from),
+            to: wire(to),
+            reverse: options.is_reverse(),
+            limit: u32::try_from(page).unwrap_or(u32::MAX),
+            max_bytes: u32::try_from(PAGE_BYTES).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// A scan: an iterator that reads on this thread, or [`Scan::next_entry`] in async code.
+///
+/// It ends after its first error.
+#[derive(Debug)]
+pub struct Scan {
+    node: Option<Node>,
+    options: ScanOptions,
+    /// `None` until the first entry is asked for.
+    sources: Option<Vec<Source>>,
+    plan: Plan,
+    /// The next entry of each source that has one.
+    heads: BTreeMap<(Bytes, usize), Entry>,
+    left: u64,
+    failed: Option<Error>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    All,
+    One(ShardId),
+    Given,
+}
+
+impl Scan {
+    pub(crate) fn of_all(node: Result<Node, Error>, options: ScanOptions) -> Self {
+        Self::planned(node, Plan::All, options)
+    }
+
+    pub(crate) fn of_one(node: Result<Node, Error>, shard: ShardId, options: ScanOptions) -> Self {
+        Self::planned(node, Plan::One(shard), options)
+    }
+
+    fn planned(node: Result<Node, Error>, plan: Plan, options: ScanOptions) -> Self {
+        let (node, failed) = match node {
+            Ok(node) => (Some(node), None),
+            Err(error) => (None, Some(error)),
+        };
+        Self {
+            node,
+            left: options.entries_limit().unwrap_or(u64::MAX),
+            options,
+            sources: None,
+            plan,
+            heads: BTreeMap::new(),
+            failed,
+        }
+    }
+
+    /// The next entry, for async code; `None` at the end.
+    pub async fn next_entry(&mut self) -> Option<Result<Entry, Error>> {
+        match self.node.clone() {
+            Some(node) => {
+                let step = Box::pin(self.step(false));
+                Entered {
+                    runtime: node.runtime.clone(),
+                    future: step,
+                }
+                .await
+            }
+            None => self.step(false).await,
+        }
+    }
+
+    async fn step(&mut self, on_this_thread: bool) -> Option<Result<Entry, Error>> {
+        if let Some(error) = self.failed.take() {
+            self.left = 0;
+            return Some(Err(error));
+        }
+        if self.left == 0 {
+            return None;
+        }
+        match self.advance(on_this_thread).await {
+            Ok(Some(entry)) => {
+                self.left -= 1;
+                Some(Ok(entry))
+            }
+            Ok(None) => {
+                self.left = 0;
+                None
+            }
+            Err(error) => {
+                self.left = 0;
+                Some(Err(error))
+            }
+        }
+    }
+
+    async fn advance(&mut self, on_this_thread: bool) -> Result<Option<Entry>, Error> {
+        if self.heads.is_empty() {
+            let mut sources = match self.sources.take() {
+                Some(sources) => sources,
+                None => self.find_sources(on_this_thread).await?,
+            };
+            for (place, source) in sources.iter_mut().enumerate() {
+                let head = next_of(source, self.node.as_ref(), &self.options, on_this_thread).await?;
+                if let Some(entry) = head {
+                    self.heads.insert((entry.key.clone(), place), entry);
+                }
+            }
+            self.sources = Some(sources);
+        }
+        let next = if self.options.is_reverse() {
+            self.heads.pop_last()
+        } else {
+            self.heads.pop_first()
+        };
+        let Some(((_, place), entry)) = next else { return Ok(None) };
+        if let Some(source) = self.sources.as_mut().and_then(|sources| sources.get_mut(place)) {
+            let head = next_of(source, self.node.as_ref(), &self.options, on_this_thread).await?;
+            if let Some(head) = head {
+                self.heads.insert((head.key.clone(), place), head);
+            }
+        }
+        Ok(Some(entry))
+    }
+
+    async fn find_sources(&self, on_this_thread: bool) -> Result<Vec<Source>, Error> {
+        let node = self.node.as_ref().ok_or(Error::Closed)?;
+        let shards = match self.plan {
+            Plan::All => node.placement.list().await?.iter().map(|record| record.shard).collect(),
+            Plan::One(shard) => vec![shard],
+            Plan::Given => Vec::new(),
+        };
+        let mut sources = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let from = match take_snapshot(node, shard, on_this_thread).await? {
+                Some(snapshot) => From::Snapshot(snapshot),
+                None => From::Node(shard),
+            };
+            sources.push(Source::new(from));
+        }
+        Ok(sources)
+    }
+}
+
+async fn next_of(
+    source: &mut Source,
+    node: Option<&Node>,
+    options: &ScanOptions,
+    on_this_thread: bool,
+) -> Result<Option<Entry>, Error> {
+    while source.ready.is_empty() && !source.done {
+        source.fill(node, options, on_this_thread).await?;
+    }
+    Ok(source.ready.pop_front())
+}
+
+impl Iterator for Scan {
+    type Item = Result<Entry, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.node.clone() {
+            Some(node) => pollster::block_on(Entered {
+                runtime: node.runtime.clone(),
+                future: std::pin::pin!(self.step(true)),
+            }),
+            None => pollster::block_on(self.step(true)),
+        }
+    }
+}

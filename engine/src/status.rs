@@ -1,0 +1,129 @@
+//! What an engine says about itself.
+
+use std::fmt;
+
+use serde::Serialize;
+use watershed_migration::{NodeId, Progress};
+use watershed_wal::{Epoch, HoldInfo, InstanceId, LogStatus, Seq, ShardId, Term};
+
+use crate::Error;
+use crate::node::Node;
+use crate::shard::{Hosted, Role};
+
+/// An engine's shards, log and migrations at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct EngineStatus {
+    /// The node's name.
+    pub node: NodeId,
+    /// The log.
+    pub log: LogStatus,
+    /// The copies of shards that are here, by number.
+    pub shards: Vec<ShardStatus>,
+    /// The migrations that this node drives or has driven lately.
+    pub migrations: Vec<Progress>,
+}
+
+/// What a copy is to its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ShardRole {
+    /// It owns the shard.
+    Owner,
+    /// It is being made from another node's.
+    Receiver,
+    /// It gave the shard away and waits for Cleanup.
+    Frozen,
+    /// Its store is out of service.
+    Failed,
+}
+
+impl fmt::Display for ShardRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Owner => "owner",
+            Self::Receiver => "receiver",
+            Self::Frozen => "frozen",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// One copy of a shard.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: ShardId,
+    /// This hosting of it.
+    pub instance: InstanceId,
+    /// What it is to the shard.
+    pub role: ShardRole,
+    /// The epoch of its last term.
+    pub epoch: Epoch,
+    /// Its last term, `None` before the first record.
+    pub term: Option<Term>,
+    /// The last Seq handed out, or received.
+    pub assigned: Seq,
+    /// Everything up to it survives power loss.
+    pub durable: Seq,
+    /// Everything up to it is visible.
+    pub applied: Seq,
+    /// Everything up to it is in SSTs.
+    pub flushed: Seq,
+    /// About how many keys it has, deleted ones included.
+    pub keys_estimate: u64,
+    /// Bytes of its SSTs and memtables.
+    pub bytes: u64,
+    /// What keeps its log.
+    pub holds: Vec<HoldInfo>,
+    /// Requests that wait for it to re-open.
+    pub parked: u64,
+}
+
+pub(crate) fn of_node(node: &Node) -> Result<EngineStatus, Error> {
+    let hosted = node.hosted_all();
+    let shards: Result<Vec<_>, Error> = hosted.iter().filter_map(|hosted| of_hosted(hosted).transpose()).collect();
+    Ok(EngineStatus {
+        node: node.id.clone(),
+        log: node.log.status(),
+        shards: shards?,
+        migrations: node.migrations.list().iter().map(|migration| migration.progress()).collect(),
+    })
+}
+
+fn of_hosted(hosted: &Hosted) -> Result<Option<ShardStatus>, Error> {
+    let role = match hosted.role() {
+        Role::Owner { .. } => ShardRole::Owner,
+        Role::Receiver => ShardRole::Receiver,
+        Role::Frozen { .. } => ShardRole::Frozen,
+        Role::Failed { .. } => ShardRole::Failed,
+        Role::Closed => return Ok(None),
+    };
+    let marks = hosted.log.watermarks();
+    let term = hosted.log.terms().last().map(|start| start.term);
+    let mut status = ShardStatus {
+        shard: hosted.shard,
+        instance: hosted.instance,
+        role,
+        epoch: term.map(|term| term.epoch).unwrap_or_default(),
+        term,
+        assigned: marks.assigned,
+        durable: marks.durable,
+        applied: hosted.log.base(),
+        flushed: hosted.log.flushed(),
+        keys_estimate: 0,
+        bytes: 0,
+        holds: hosted.log.holds(),
+        parked: hosted.parked(),
+    };
+    if let Ok(store) = hosted.store() {
+        let stats = store.stats()?;
+        status.applied = store.applied().seq;
+        status.flushed = store.flushed()?.seq;
+        status.keys_estimate = stats.keys_estimate;
+        status.bytes = stats.sst_bytes + stats.memtable_bytes;
+    }
+    Ok(Some(status))
+}
