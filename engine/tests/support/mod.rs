@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use watershed::migration::{MigrationConfig, NodeId, PlacementRecord};
+use watershed::migration::machine::Progress;
+use watershed::migration::{MigrationConfig, NodeId, Phase, PlacementRecord};
 use watershed::{Engine, Error, Link, LocalCluster, Placement, Retry, ShardId, Version};
 
 /// How long a test waits for what must happen: far beyond what it takes.
@@ -155,8 +156,12 @@ fn write(engine: &Engine, number: u64, stop: &AtomicBool, total: &AtomicU64) -> 
                 count += 1;
                 total.fetch_add(1, Ordering::Relaxed);
             }
-            Err(Error::Closed) => break,
             Err(error) if error.retry() == Retry::Now => {}
+            // The engine was closed under it: this write may be there or not.
+            Err(error) if matches!(error, Error::Closed) || error.retry() == Retry::Unknown => {
+                acknowledged.remove(&key);
+                break;
+            }
             Err(error) => panic!("writer {number}: {error}"),
         }
     }
@@ -203,5 +208,17 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// An observer that calls `then` once, when the migration enters `phase`.
+pub fn at_phase(phase: Phase, then: impl FnOnce() + Send + 'static) -> Arc<dyn Fn(&Progress) + Send + Sync> {
+    let then = Mutex::new(Some(then));
+    Arc::new(move |progress| {
+        if progress.phase == phase
+            && let Some(then) = then.lock().unwrap().take()
+        {
+            then();
+        }
+    })
+}
+
 /// A log of what an observer saw.
-pub type Seen = Arc<Mutex<Vec<watershed::migration::machine::Progress>>>;
+pub type Seen = Arc<Mutex<Vec<Progress>>>;

@@ -18,7 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use watershed_migration::messages::{Request, Response};
 use watershed_migration::source::{CallId, Hosting, SourceAction, SourceEvent, SourceNote, SourceRole, SourceTimer};
 use watershed_migration::{HighestSeen, PlacementRecord, Revision};
-use watershed_wal::InstanceId;
+use watershed_wal::{InstanceId, Submitted};
 
 pub(crate) use restart::before_serving;
 
@@ -73,6 +73,7 @@ struct Actor {
     /// What runs beside; aborted with the actor.
     beside: JoinSet<()>,
     seen: Option<Revision>,
+    deleting: bool,
 }
 
 impl Source {
@@ -104,6 +105,7 @@ impl Source {
             inbox,
             beside: JoinSet::new(),
             seen: None,
+            deleting: false,
         };
         let task = node.runtime.spawn(actor.run(first));
         Self {
@@ -172,7 +174,12 @@ impl Actor {
                 self.end_forwarding_of_ended(&record);
                 self.handle(SourceEvent::PlacementRead(record));
             }
-            Input::Event(event) => self.handle(event),
+            Input::Event(event) => {
+                if matches!(event, SourceEvent::Deleted(_)) {
+                    self.deleting = false;
+                }
+                self.handle(event);
+            }
         }
     }
 
@@ -296,8 +303,11 @@ impl Actor {
         self.beside.spawn_on(
             async move {
                 let durable = match submitted {
-                    // The lead is dropped: the log's thread commits, this one must not block.
-                    Some(submitted) => submitted.done.await.is_ok(),
+                    Some(Submitted { done, lead, .. }) => {
+                        // Hands the commit to the log's thread: this one must not block.
+                        drop(lead);
+                        done.await.is_ok()
+                    }
                     None => false,
                 };
                 outcomes.send(SourceEvent::NotePersisted { attempt, durable });
@@ -354,6 +364,10 @@ impl Actor {
     }
 
     fn delete(&mut self, instance: InstanceId) {
+        // A record that comes in between asks once more; the first deletion answers.
+        if std::mem::replace(&mut self.deleting, true) {
+            return;
+        }
         let (node, work, outcomes) = (self.node.clone(), self.work.clone(), self.outcomes.clone());
         self.beside.spawn_on(
             async move {

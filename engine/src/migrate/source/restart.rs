@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use watershed_migration::source::{Hosting, SourceAction, SourceEvent, SourceNote, SourceRole};
 use watershed_migration::{HighestSeen, PlacementRecord};
-use watershed_wal::InstanceLog;
+use watershed_wal::{InstanceLog, Submitted};
 
 use super::{NOTE, swap};
 use crate::Error;
@@ -31,7 +31,9 @@ pub(crate) async fn before_serving(
         instance: log.id(),
     };
     let record = decide(node, at, note, record).await?;
-    log.put_note(NOTE, Bytes::new())?.done.await?;
+    let Submitted { done, lead, .. } = log.put_note(NOTE, Bytes::new())?;
+    drop(lead);
+    done.await?;
     Ok(record)
 }
 
