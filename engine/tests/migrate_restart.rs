@@ -20,13 +20,23 @@ fn close_in(phase: Phase, source: &Engine, target: &Engine, to: &str) {
         engines.1.close().unwrap();
         done.store(true, Ordering::Release);
     });
-    drop(source.migrate(SHARD).to(to).config(quick()).observer(observer).start().unwrap());
+    drop(
+        source
+            .migrate(SHARD)
+            .to(to)
+            .config(quick())
+            .observer(observer)
+            .start()
+            .unwrap(),
+    );
     wait_until("the engines are closed", || closed.load(Ordering::Acquire));
 }
 
 /// Waits until the migration is over, one way or the other; gives the owner.
 fn settled(world: &World, engines: [&Engine; 2]) -> String {
-    wait_until("the migration ends", || world.record(SHARD).active_migration().is_none());
+    wait_until("the migration ends", || {
+        world.record(SHARD).active_migration().is_none()
+    });
     for engine in engines {
         for migration in engine.migrations() {
             let _ = migration.finished();
@@ -38,7 +48,9 @@ fn settled(world: &World, engines: [&Engine; 2]) -> String {
         let owns = engine.shards().contains(&SHARD);
         owners += u32::from(owns);
         assert_eq!(owns, record.owner == node(name));
-        wait_until("no other copy is left", || world.copies(name, SHARD).len() == usize::from(owns));
+        wait_until("no other copy is left", || {
+            world.copies(name, SHARD).len() == usize::from(owns)
+        });
     }
     assert_eq!(owners, 1);
     record.owner.to_string()
@@ -108,7 +120,13 @@ fn closed_in_cleanup() {
 fn there_and_back_ten_times_with_restarts_between_and_within() {
     let world = World::new(1);
     let mut model = support::Model::default();
-    let phases = [Phase::BulkCopy, Phase::DualWrite, Phase::Drain, Phase::Activate, Phase::Cleanup];
+    let phases = [
+        Phase::BulkCopy,
+        Phase::DualWrite,
+        Phase::Drain,
+        Phase::Activate,
+        Phase::Cleanup,
+    ];
     for round in 0..10_u64 {
         let (a, b) = (world.open("a"), world.open("b"));
         let writers = Writers::starting_at(&a, 2, round % 3);
@@ -116,11 +134,21 @@ fn there_and_back_ten_times_with_restarts_between_and_within() {
         let to = if round % 2 == 0 { "b" } else { "a" };
         let (source, target) = if to == "b" { (&a, &b) } else { (&b, &a) };
         if round % 2 == 0 {
-            let migration = source.migrate(SHARD).to(to).config(quick()).start().unwrap();
+            let migration = source
+                .migrate(SHARD)
+                .to(to)
+                .config(quick())
+                .start()
+                .unwrap();
             migration.finished().unwrap();
             model = model.then(writers.stop());
         } else {
-            close_in(phases[usize::try_from(round / 2).unwrap()], source, target, to);
+            close_in(
+                phases[usize::try_from(round / 2).unwrap()],
+                source,
+                target,
+                to,
+            );
             model = model.then(writers.stop());
             let (a, b) = (world.open("a"), world.open("b"));
             settled(&world, [&a, &b]);
