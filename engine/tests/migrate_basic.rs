@@ -5,8 +5,8 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use support::{Seen, World, Writers, node, quick};
-use watershed::migration::{Certificate, Phase};
 use watershed::ShardId;
+use watershed::migration::{Certificate, Phase};
 
 /// Moves half of the shards from `a` to `b` under writers at both ends, and checks all of it.
 fn moves_half(world: &World) -> Vec<Certificate> {
@@ -15,9 +15,19 @@ fn moves_half(world: &World) -> Vec<Certificate> {
     assert!(b.shards().is_empty());
     let (near, far) = (Writers::start(&a, 4), Writers::starting_at(&b, 2, 10));
     near.wait_for_more(500);
-    let migrations: Vec<_> =
-        (0..2).map(|shard| a.migrate(ShardId(shard)).to("b").config(quick()).start().unwrap()).collect();
-    let certificates: Vec<_> = migrations.iter().map(|migration| migration.wait().unwrap()).collect();
+    let migrations: Vec<_> = (0..2)
+        .map(|shard| {
+            a.migrate(ShardId(shard))
+                .to("b")
+                .config(quick())
+                .start()
+                .unwrap()
+        })
+        .collect();
+    let certificates: Vec<_> = migrations
+        .iter()
+        .map(|migration| migration.wait().unwrap())
+        .collect();
     near.wait_for_more(200);
     far.wait_for_more(200);
     for migration in &migrations {
@@ -32,9 +42,14 @@ fn moves_half(world: &World) -> Vec<Certificate> {
         let record = world.record(shard);
         assert_eq!((record.owner, record.epoch.0), (node("b"), 2));
         assert_eq!(record.migration.unwrap().phase, Phase::Done);
-        assert!(world.copies("a", shard).is_empty(), "the old copy is really deleted");
+        assert!(
+            world.copies("a", shard).is_empty(),
+            "the old copy is really deleted"
+        );
         assert_eq!(world.copies("b", shard).len(), 1);
-        let file = world.path("a").join(format!("certificates/{}.json", certificate.migration));
+        let file = world
+            .path("a")
+            .join(format!("certificates/{}.json", certificate.migration));
         let written: Certificate = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         assert_eq!(&written, certificate);
     }
@@ -59,14 +74,22 @@ fn a_shard_moves_under_writers() {
 fn holes_of_two_percent_lost_forwards_are_filled() {
     let world = World::with(4, |cluster| cluster.forward_failures(0.02, 7));
     let certificates = moves_half(&world);
-    assert!(certificates.iter().any(|certificate| certificate.holes_filled > 0));
+    assert!(
+        certificates
+            .iter()
+            .any(|certificate| certificate.holes_filled > 0)
+    );
 }
 
 #[test]
 fn a_move_whose_every_forward_is_lost_is_whole() {
     let world = World::with(4, |cluster| cluster.forward_failures(1.0, 7));
     let certificates = moves_half(&world);
-    assert!(certificates.iter().all(|certificate| certificate.delta_records > 0));
+    assert!(
+        certificates
+            .iter()
+            .all(|certificate| certificate.delta_records > 0)
+    );
 }
 
 #[test]
@@ -80,11 +103,18 @@ fn the_observer_sees_each_phase_in_order() {
         .migrate(ShardId(0))
         .to("b")
         .config(quick())
-        .observer(Arc::new(move |progress| log.lock().unwrap().push(progress.clone())))
+        .observer(Arc::new(move |progress| {
+            log.lock().unwrap().push(progress.clone())
+        }))
         .start()
         .unwrap();
     migration.finished().unwrap();
-    let mut phases: Vec<Phase> = seen.lock().unwrap().iter().map(|progress| progress.phase).collect();
+    let mut phases: Vec<Phase> = seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|progress| progress.phase)
+        .collect();
     phases.dedup();
     let order = [
         Phase::Plan,

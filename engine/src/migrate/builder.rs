@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use watershed_migration::anti_entropy::migration_warning_if_ae_disabled;
 use watershed_migration::machine::Progress;
-use watershed_migration::{Attempt, MigrationConfig, MigrationCoordinator, MigrationId, NodeId, Phase};
+use watershed_migration::{
+    Attempt, MigrationConfig, MigrationCoordinator, MigrationId, NodeId, Phase,
+};
 use watershed_wal::{InstanceId, ShardId};
 
 use super::driver::{Begin, Driver, Job};
@@ -65,11 +67,15 @@ impl Migrate {
             let what = "a migration needs a target: name it with `to`".into();
             return Err(Error::Options { what });
         };
-        let target: NodeId = target.parse().map_err(|error: watershed_migration::InvalidNodeId| Error::Options {
-            what: error.to_string(),
-        })?;
+        let target: NodeId =
+            target
+                .parse()
+                .map_err(|error: watershed_migration::InvalidNodeId| Error::Options {
+                    what: error.to_string(),
+                })?;
         let shard = self.shard;
-        let record = pollster::block_on(self.node.placement.read(shard))?.ok_or(Error::NoShard { shard })?;
+        let record =
+            pollster::block_on(self.node.placement.read(shard))?.ok_or(Error::NoShard { shard })?;
         if record.active_migration().is_some() {
             return Err(Error::ShardBusy { shard });
         }
@@ -86,9 +92,16 @@ impl Migrate {
             target: target.clone(),
             ..waiting(id, shard, &self.node.id)
         };
-        let job = Job::Begin(Box::new(Begin { id, shard, target, config }));
+        let job = Job::Begin(Box::new(Begin {
+            id,
+            shard,
+            target,
+            config,
+        }));
         let (node, observer) = (&self.node, self.observer);
-        let started = node.migrations.add_driver(|at_once| Driver::start(node, at_once, first, None, observer, job));
+        let started = node
+            .migrations
+            .add_driver(|at_once| Driver::start(node, at_once, first, None, observer, job));
         started.ok_or(Error::Closed)
     }
 }

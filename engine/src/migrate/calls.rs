@@ -44,7 +44,10 @@ impl Calls {
 
 /// What a caller gets when its role ended before it answered.
 pub(super) fn ended() -> Response {
-    Response::refused(RefusedKind::NotReady, "the node is closing: ask again when it is back")
+    Response::refused(
+        RefusedKind::NotReady,
+        "the node is closing: ask again when it is back",
+    )
 }
 
 /// A monotonic clock that counts from its making (rule 19).
@@ -64,6 +67,7 @@ impl Clock {
     pub(super) fn instant(&self, at: Now) -> tokio::time::Instant {
         let from = tokio::time::Instant::from_std(self.0);
         // A hundred years are as good as never.
-        from.checked_add(std::time::Duration::from_millis(at.0)).unwrap_or_else(|| from + std::time::Duration::from_secs(1 << 31))
+        from.checked_add(std::time::Duration::from_millis(at.0))
+            .unwrap_or_else(|| from + std::time::Duration::from_secs(1 << 31))
     }
 }

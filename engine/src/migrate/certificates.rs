@@ -13,7 +13,11 @@ pub(super) fn path(data: &Path, migration: MigrationId) -> PathBuf {
 }
 
 /// Writes a certificate, replacing an earlier one of the same migration; durable when it returns. Blocks.
-pub(super) fn write(data: &Path, migration: MigrationId, certificate: &Certificate) -> Result<PathBuf, Error> {
+pub(super) fn write(
+    data: &Path,
+    migration: MigrationId,
+    certificate: &Certificate,
+) -> Result<PathBuf, Error> {
     let path = path(data, migration);
     path.parent().map_or(Ok(()), durable::make_dir)?;
     durable::write_json(&path, certificate)?;

@@ -96,14 +96,24 @@ impl Served {
     }
 
     fn new(dir: PathBuf, manifest: Manifest) -> Self {
-        let lengths = manifest.files.iter().map(|file| (file.name.clone(), file.len)).collect();
-        Self { manifest, dir, lengths }
+        let lengths = manifest
+            .files
+            .iter()
+            .map(|file| (file.name.clone(), file.len))
+            .collect();
+        Self {
+            manifest,
+            dir,
+            lengths,
+        }
     }
 
     /// Up to `len` bytes of a file from `offset` on; `None` for a file or place the checkpoint does not have. Blocks.
     pub(super) fn read(&self, name: &str, offset: u64, len: u32) -> Result<Option<Bytes>, Error> {
         // Only names of the manifest are opened, so a peer can't ask for another file of this machine.
-        let Some(total) = self.lengths.get(name).filter(|&&total| offset <= total) else { return Ok(None) };
+        let Some(total) = self.lengths.get(name).filter(|&&total| offset <= total) else {
+            return Ok(None);
+        };
         let path = self.dir.join("files").join(name);
         let len = u64::from(len).min(total - offset);
         let mut chunk = vec![0; usize::try_from(len).unwrap_or(0)];
@@ -126,6 +136,8 @@ pub(super) fn list(data: &Path) -> Result<Vec<MigrationId>, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Error::io("list", root, error)),
     };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     Ok(names.filter_map(|name| name.parse().ok()).collect())
 }

@@ -10,7 +10,9 @@ const PAGE_BYTES: usize = 4 << 20;
 
 /// The entries after a key, deleted ones too, out of a snapshot of its own: nothing is held between two pages. Blocks.
 pub(super) fn page(store: &Store, after: Option<&[u8]>, limit: u32) -> Result<Response, Error> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX).clamp(1, ENTRIES_MAX);
+    let limit = usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .clamp(1, ENTRIES_MAX);
     let snapshot = store.snapshot()?;
     let page = snapshot.hash_page(&ScanOptions::all().range(), after, limit, PAGE_BYTES)?;
     let entries = page.entries.into_iter().map(|entry| PageEntry {

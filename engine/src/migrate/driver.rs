@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use watershed_migration::machine::{Action, CallError, Event, Machine, Operator, Outcome, Progress, Timer};
+use watershed_migration::machine::{
+    Action, CallError, Event, Machine, Operator, Outcome, Progress, Timer,
+};
 use watershed_migration::messages::Request;
 use watershed_migration::source::CallId;
-use watershed_migration::{Certificate, MigrationId, MigrationRecord, NodeId, Phase, PlacementRecord, Revision, SafeConfig};
+use watershed_migration::{
+    Certificate, MigrationId, MigrationRecord, NodeId, Phase, PlacementRecord, Revision, SafeConfig,
+};
 use watershed_wal::ShardId;
 
 use super::calls::Clock;
@@ -115,7 +119,9 @@ struct Run {
 impl Run {
     async fn run(mut self, job: Job, at_once: Arc<Semaphore>) {
         self.tell(self.shared.progress()).await;
-        let Ok(permit) = at_once.acquire_owned().await else { return };
+        let Ok(permit) = at_once.acquire_owned().await else {
+            return;
+        };
         let mut permit = Some(permit);
         let mut machine = match self.machine(job).await {
             Ok(machine) => machine,
@@ -134,7 +140,9 @@ impl Run {
                 // What is left is mostly waiting: another may begin.
                 drop(permit.take());
             }
-            let Some(input) = self.events.recv().await else { return };
+            let Some(input) = self.events.recv().await else {
+                return;
+            };
             let event = match input {
                 Input::Event(event) => *event,
                 Input::Fired(timer, number) if self.timers.get(&timer) == Some(&number) => {
@@ -151,23 +159,46 @@ impl Run {
     async fn machine(&self, job: Job) -> Result<Machine, Error> {
         match job {
             Job::Begin(begin) => {
-                let Begin { id, shard, target, config } = *begin;
-                let record = self.node.placement.read(shard).await?.ok_or(Error::NoShard { shard })?;
+                let Begin {
+                    id,
+                    shard,
+                    target,
+                    config,
+                } = *begin;
+                let record = self
+                    .node
+                    .placement
+                    .read(shard)
+                    .await?
+                    .ok_or(Error::NoShard { shard })?;
                 let started_by = self.node.id.to_string();
-                let migration = MigrationRecord::new(id, &record, target, self.node.id.clone(), &config, started_by);
+                let migration = MigrationRecord::new(
+                    id,
+                    &record,
+                    target,
+                    self.node.id.clone(),
+                    &config,
+                    started_by,
+                );
                 Ok(Machine::new(config, record, migration))
             }
             Job::Resume(resume) => {
                 let (config, record) = *resume;
                 let shard = record.shard;
-                Machine::resume(config, record, self.node.id.clone()).ok_or(Error::NoShard { shard })
+                Machine::resume(config, record, self.node.id.clone())
+                    .ok_or(Error::NoShard { shard })
             }
         }
     }
 
     async fn act(&mut self, action: Action) {
         match action {
-            Action::Send { call, node, request, .. } => self.send(call, node, *request),
+            Action::Send {
+                call,
+                node,
+                request,
+                ..
+            } => self.send(call, node, *request),
             Action::Swap { expected, record } => self.swap(expected, record),
             Action::ReadPlacement => self.read(),
             Action::SetTimer { timer, at } => {
@@ -198,8 +229,15 @@ impl Run {
     }
 
     fn send(&mut self, call: CallId, to: NodeId, request: Request) {
-        let long = matches!(request, Request::Checkpoint { .. } | Request::Ship { .. } | Request::Retire { .. });
-        let timeout = if long { LONG_CALL_TIMEOUT } else { CALL_TIMEOUT };
+        let long = matches!(
+            request,
+            Request::Checkpoint { .. } | Request::Ship { .. } | Request::Retire { .. }
+        );
+        let timeout = if long {
+            LONG_CALL_TIMEOUT
+        } else {
+            CALL_TIMEOUT
+        };
         let (peer, inbox) = (Peer::new(&self.node, to), self.inbox.clone());
         self.beside.spawn(async move {
             let event = match peer.call_within(timeout, request).await {
@@ -225,7 +263,10 @@ impl Run {
         self.beside.spawn(async move {
             let event = match placement.swap(Some(expected), *record).await {
                 Ok(record) => Event::Swapped(Box::new(record)),
-                Err(PlacementError::Conflict { current: Some(record), .. }) => Event::SwapConflict(record),
+                Err(PlacementError::Conflict {
+                    current: Some(record),
+                    ..
+                }) => Event::SwapConflict(record),
                 Err(error) => {
                     tracing::warn!(%error, "a swap gave no outcome: the record is read again");
                     Event::SwapUnknown
@@ -255,7 +296,12 @@ impl Run {
     async fn certified(&self, certificate: Certificate) {
         let (data, id) = (self.node.dir.clone(), certificate.migration);
         let document = certificate.clone();
-        let written = self.node.migrations.tasks().blocking(move || certificates::write(&data, id, &document)).await;
+        let written = self
+            .node
+            .migrations
+            .tasks()
+            .blocking(move || certificates::write(&data, id, &document))
+            .await;
         if let Err(error) = written {
             // The placement holds it too; the migration stands.
             tracing::error!(migration = %id, %error, "the certificate could not be written");
@@ -276,13 +322,18 @@ impl Run {
                 Ended::Failed(Error::MigrationAborted { shard, reason }.into())
             }
             Outcome::Superseded { driver } => {
-                let who = driver.map_or_else(|| "another migration".to_owned(), |(node, term)| format!("node {node} (term {term})"));
+                let who = driver.map_or_else(
+                    || "another migration".to_owned(),
+                    |(node, term)| format!("node {node} (term {term})"),
+                );
                 let reason = format!("{who} has taken over; ask there how it goes on");
                 Ended::Failed(Error::MigrationAborted { shard, reason }.into())
             }
             Outcome::CopiesDiffer { found, differences } => {
                 tracing::error!(migration = %progress.migration, %shard, found, ?differences, "the old copy differs from the new owner's");
-                let what = format!("{found} entries of the old copy differ from the new owner's; the old copy is kept: compare them before deleting it");
+                let what = format!(
+                    "{found} entries of the old copy differ from the new owner's; the old copy is kept: compare them before deleting it"
+                );
                 Ended::Failed(Error::inconsistent(shard, what).into())
             }
             other => {

@@ -39,7 +39,11 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
 
 /// Replaces `path` by a JSON document; durable when it returns.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let mut bytes = in_path("encode", path, serde_json::to_vec_pretty(value).map_err(io::Error::other))?;
+    let mut bytes = in_path(
+        "encode",
+        path,
+        serde_json::to_vec_pretty(value).map_err(io::Error::other),
+    )?;
     bytes.push(b'\n');
     let temporary = path.with_extension(TEMPORARY);
     let written = File::create(&temporary).and_then(|mut file| {
@@ -54,7 +58,12 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Erro
 /// Reads a JSON document; `None` where there is none.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     match fs::read(path) {
-        Ok(bytes) => in_path("decode", path, serde_json::from_slice(&bytes).map_err(io::Error::other)).map(Some),
+        Ok(bytes) => in_path(
+            "decode",
+            path,
+            serde_json::from_slice(&bytes).map_err(io::Error::other),
+        )
+        .map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", path, error)),
     }
@@ -70,7 +79,10 @@ pub(super) fn list_json(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = in_path("list", dir, entry)?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
             paths.push(path);
         }
     }

@@ -59,7 +59,10 @@ impl Shared {
             id: first.migration,
             shard: first.shard,
             progress: watch::Sender::new(first),
-            standing: watch::Sender::new(Standing { certificate, ended: None }),
+            standing: watch::Sender::new(Standing {
+                certificate,
+                ended: None,
+            }),
             inbox,
         })
     }
@@ -78,7 +81,8 @@ impl Shared {
     }
 
     pub(super) fn set_certificate(&self, certificate: Certificate) {
-        self.standing.send_modify(|standing| standing.certificate = Some(certificate));
+        self.standing
+            .send_modify(|standing| standing.certificate = Some(certificate));
     }
 
     /// The first end counts.
@@ -95,7 +99,10 @@ impl Shared {
         let _ = self.inbox.send(wish(operator));
     }
 
-    async fn until<T>(&self, look: impl Fn(&Standing) -> Option<Result<T, Error>>) -> Result<T, Error> {
+    async fn until<T>(
+        &self,
+        look: impl Fn(&Standing) -> Option<Result<T, Error>>,
+    ) -> Result<T, Error> {
         let mut standing = self.standing.subscribe();
         loop {
             if let Some(result) = look(&standing.borrow_and_update()) {
@@ -248,13 +255,18 @@ impl IntoFuture for Migration {
 
 impl fmt::Debug for Migration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Migration").field("progress", &self.progress()).finish_non_exhaustive()
+        f.debug_struct("Migration")
+            .field("progress", &self.progress())
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("id", &self.id).field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("id", &self.id)
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -264,12 +276,14 @@ pub(super) struct Watcher(mpsc::UnboundedSender<(Progress, oneshot::Sender<()>)>
 impl Watcher {
     pub(super) fn start(observer: Observer) -> Self {
         let (sender, mut shown) = mpsc::unbounded_channel::<(Progress, oneshot::Sender<()>)>();
-        let thread = thread::Builder::new().name("ws-observer".into()).spawn(move || {
-            while let Some((progress, seen)) = shown.blocking_recv() {
-                observer(&progress);
-                let _ = seen.send(());
-            }
-        });
+        let thread = thread::Builder::new()
+            .name("ws-observer".into())
+            .spawn(move || {
+                while let Some((progress, seen)) = shown.blocking_recv() {
+                    observer(&progress);
+                    let _ = seen.send(());
+                }
+            });
         if let Err(error) = thread {
             tracing::warn!(%error, "an observer of a migration can't be called");
         }

@@ -88,7 +88,11 @@ impl Migrations {
 
     /// The migrations that this node drives or has driven lately, the oldest first.
     pub(crate) fn list(&self) -> Vec<Migration> {
-        lock(&self.state).drivers.iter().map(Driver::handle).collect()
+        lock(&self.state)
+            .drivers
+            .iter()
+            .map(Driver::handle)
+            .collect()
     }
 
     /// Ends drivers, sources and targets, and waits for them. What they had begun is gone on with at the next opening.
@@ -121,7 +125,11 @@ impl Migrations {
         if state.stopped {
             return None;
         }
-        let over = state.drivers.iter().filter(|driver| driver.is_stopped()).count();
+        let over = state
+            .drivers
+            .iter()
+            .filter(|driver| driver.is_stopped())
+            .count();
         if over > ENDED_KEPT
             && let Some(oldest) = state.drivers.iter().position(Driver::is_stopped)
         {
@@ -135,13 +143,19 @@ impl Migrations {
 
     /// The actor of the shard's copy here that owns it or owned it.
     fn source(&self, node: &Node, shard: ShardId) -> Option<Source> {
-        let hosted = node.hosted(shard).filter(|hosted| matches!(hosted.role(), Role::Owner { .. } | Role::Frozen { .. }));
+        let hosted = node
+            .hosted(shard)
+            .filter(|hosted| matches!(hosted.role(), Role::Owner { .. } | Role::Frozen { .. }));
         let mut state = lock(&self.state);
         if state.stopped {
             return None;
         }
         match (hosted, state.sources.get(&shard)) {
-            (Some(hosted), Some(known)) if known.instance == hosted.instance && !known.is_stopped() => Some(known.clone()),
+            (Some(hosted), Some(known))
+                if known.instance == hosted.instance && !known.is_stopped() =>
+            {
+                Some(known.clone())
+            }
             (Some(hosted), old) => {
                 if let Some(old) = old {
                     old.stop();
@@ -167,7 +181,10 @@ impl Migrations {
         if let Some(target) = state.targets.get(&env.migration) {
             return Some(target.clone());
         }
-        let begins = matches!(request, Request::BeginTarget { .. } | Request::DiscardTarget { .. });
+        let begins = matches!(
+            request,
+            Request::BeginTarget { .. } | Request::DiscardTarget { .. }
+        );
         begins.then(|| {
             let target = Target::start(node, env.shard);
             state.targets.insert(env.migration, target.clone());
@@ -177,13 +194,19 @@ impl Migrations {
 
     fn target_of(&self, migration: MigrationId) -> Option<Target> {
         let state = lock(&self.state);
-        state.targets.get(&migration).filter(|target| !target.is_stopped()).cloned()
+        state
+            .targets
+            .get(&migration)
+            .filter(|target| !target.is_stopped())
+            .cloned()
     }
 
     fn resume_target(&self, node: &Node, kept: target::files::Kept) {
         let mut state = lock(&self.state);
         if !state.stopped {
-            state.targets.insert(kept.note.migration, Target::resume(node, kept.note));
+            state
+                .targets
+                .insert(kept.note.migration, Target::resume(node, kept.note));
         }
     }
 }
@@ -227,7 +250,8 @@ fn side(request: &Request) -> Side {
 
 /// Carries out a request of a migration.
 pub(crate) async fn serve(node: &Node, request: Request) -> Response {
-    let unknown = |what: &str| Response::refused(RefusedKind::Unknown, format!("node {}: {what}", node.id));
+    let unknown =
+        |what: &str| Response::refused(RefusedKind::Unknown, format!("node {}: {what}", node.id));
     let side = match (side(&request), request.envelope()) {
         (Side::Either, Some(env)) => match node.migrations.target_of(env.migration) {
             Some(_) => Side::Target,
@@ -239,7 +263,9 @@ pub(crate) async fn serve(node: &Node, request: Request) -> Response {
         Side::Source => match node.migrations.source(node, request.shard()) {
             Some(source) => source.call(request).await,
             None => match request {
-                Request::Retire { env, instance } => retired_before(node, env.shard, instance).await,
+                Request::Retire { env, instance } => {
+                    retired_before(node, env.shard, instance).await
+                }
                 _ => unknown("the shard is not hosted here"),
             },
         },
@@ -247,7 +273,9 @@ pub(crate) async fn serve(node: &Node, request: Request) -> Response {
             Some(target) => target.call(request).await,
             None => unknown("no copy of that migration is here"),
         },
-        Side::Either | Side::Neither => Response::refused(RefusedKind::Unsupported, "no command of a migration"),
+        Side::Either | Side::Neither => {
+            Response::refused(RefusedKind::Unsupported, "no command of a migration")
+        }
     }
 }
 
@@ -259,5 +287,8 @@ async fn retired_before(node: &Node, shard: ShardId, instance: InstanceId) -> Re
     if decided && node.hosted_instance(instance).is_none() {
         return Response::Retired { bytes: 0 };
     }
-    Response::refused(RefusedKind::NotReady, format!("node {}: the placement does not retire this copy", node.id))
+    Response::refused(
+        RefusedKind::NotReady,
+        format!("node {}: the placement does not retire this copy", node.id),
+    )
 }

@@ -53,8 +53,13 @@ impl Part {
     pub(super) fn open(dir: &Path, info: &FileInfo) -> Result<Self, Error> {
         let path = dir.join(format!("{}.part", info.name));
         let failed = |error| Error::io("open", &path, error);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
         let keep = len.min(info.len) / RESUME_ALIGN * RESUME_ALIGN;
         let hasher = resume(&mut file, keep).map_err(|error| Error::io("read", &path, error))?;
@@ -88,7 +93,9 @@ impl Part {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))?;
+        self.file
+            .sync_data()
+            .map_err(|error| Error::io("sync", &self.path, error))?;
         self.synced = self.at;
         Ok(())
     }
@@ -98,7 +105,11 @@ impl Part {
         let found = self.hasher.digest128();
         if found != self.info.xxh3_128 || self.at != self.info.len {
             durable::remove_file(&self.path)?;
-            return Ok(if self.resumed { Finished::Again } else { Finished::Wrong { found } });
+            return Ok(if self.resumed {
+                Finished::Again
+            } else {
+                Finished::Wrong { found }
+            });
         }
         self.sync()?;
         let renamed = fs::rename(&self.path, &self.done);
@@ -132,7 +143,9 @@ mod tests {
     const LEN: usize = 300_000;
 
     fn content() -> Vec<u8> {
-        (0..LEN).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
+        (0..LEN)
+            .map(|i| u8::try_from(i * 31 % 251).unwrap())
+            .collect()
     }
 
     fn info(content: &[u8]) -> FileInfo {
@@ -156,10 +169,15 @@ mod tests {
         for stop in [0, 1, 65_535, 65_536, 200_000, LEN] {
             let dir = tempfile::tempdir().unwrap();
             let mut part = Part::open(dir.path(), &info(&content)).unwrap();
-            part.write(&Bytes::copy_from_slice(&content[..stop])).unwrap();
+            part.write(&Bytes::copy_from_slice(&content[..stop]))
+                .unwrap();
             drop(part);
             let mut part = Part::open(dir.path(), &info(&content)).unwrap();
-            assert_eq!(part.at(), (stop as u64) / RESUME_ALIGN * RESUME_ALIGN, "the good prefix is kept");
+            assert_eq!(
+                part.at(),
+                (stop as u64) / RESUME_ALIGN * RESUME_ALIGN,
+                "the good prefix is kept"
+            );
             assert!(!is_finished(dir.path(), &info(&content)));
             fetch_rest(&mut part, &content);
             assert_eq!(part.finish().unwrap(), Finished::Right);
@@ -181,7 +199,12 @@ mod tests {
         let mut part = Part::open(dir.path(), &info(&content)).unwrap();
         assert_eq!(part.at(), 0);
         fetch_rest(&mut part, &bad);
-        assert_eq!(part.finish().unwrap(), Finished::Wrong { found: xxh3_128(&bad) });
+        assert_eq!(
+            part.finish().unwrap(),
+            Finished::Wrong {
+                found: xxh3_128(&bad)
+            }
+        );
         assert!(!is_finished(dir.path(), &info(&content)));
     }
 }

@@ -36,7 +36,10 @@ impl CallError {
 
 impl Peer {
     pub(super) fn new(node: &Node, to: NodeId) -> Self {
-        Self { node: node.clone(), to }
+        Self {
+            node: node.clone(),
+            to,
+        }
     }
 
     pub(super) fn id(&self) -> &NodeId {
@@ -53,7 +56,11 @@ impl Peer {
     }
 
     /// As [`Peer::call`], given up after `timeout`. The request may be carried out all the same.
-    pub(super) async fn call_within(&self, timeout: Duration, request: Request) -> Result<Response, CallError> {
+    pub(super) async fn call_within(
+        &self,
+        timeout: Duration,
+        request: Request,
+    ) -> Result<Response, CallError> {
         match tokio::time::timeout(timeout, self.call(request)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(CallError::TimedOut {

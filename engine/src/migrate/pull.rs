@@ -40,8 +40,14 @@ pub(super) enum PullError {
     Unexpected { file: String },
     #[error("a chunk of {file} at {offset} arrived damaged")]
     Chunk { file: String, offset: u64 },
-    #[error("{file} has checksum {found:032x}, the checkpoint says {expected:032x}: its copy at the source is damaged")]
-    File { file: String, expected: u128, found: u128 },
+    #[error(
+        "{file} has checksum {found:032x}, the checkpoint says {expected:032x}: its copy at the source is damaged"
+    )]
+    File {
+        file: String,
+        expected: u128,
+        found: u128,
+    },
     #[error(transparent)]
     Here(#[from] Error),
 }
@@ -114,7 +120,9 @@ impl Pull {
                 Ok(()) => {}
                 Err(error) if error.may_pass() && failures + 1 < TRIES => {
                     failures = if part.at() > before { 0 } else { failures + 1 };
-                    let wait = RETRY_FIRST.saturating_mul(1 << failures.min(10)).min(RETRY_LONGEST);
+                    let wait = RETRY_FIRST
+                        .saturating_mul(1 << failures.min(10))
+                        .min(RETRY_LONGEST);
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => return Err(error),
@@ -135,13 +143,23 @@ impl Pull {
         let mut ahead = VecDeque::new();
         loop {
             while ahead.len() < AHEAD && asked < file.len {
-                let len = u32::try_from(file.len - asked).unwrap_or(u32::MAX).min(throttle.chunk());
+                let len = u32::try_from(file.len - asked)
+                    .unwrap_or(u32::MAX)
+                    .min(throttle.chunk());
                 throttle.take(u64::from(len)).await;
                 // Dropping the handle lets the call run out; its chunk is then asked for again.
-                ahead.push_back(tokio::spawn(chunk(self.source.clone(), self.env.clone(), file.name.clone(), asked, len)));
+                ahead.push_back(tokio::spawn(chunk(
+                    self.source.clone(),
+                    self.env.clone(),
+                    file.name.clone(),
+                    asked,
+                    len,
+                )));
                 asked += u64::from(len);
             }
-            let Some(next) = ahead.pop_front() else { return Ok((part, Ok(()))) };
+            let Some(next) = ahead.pop_front() else {
+                return Ok((part, Ok(())));
+            };
             let bytes = match next.await {
                 Ok(Ok(bytes)) => bytes,
                 Ok(Err(error)) => return Ok((part, Err(error))),
@@ -149,13 +167,22 @@ impl Pull {
                 Err(_) => return Err(PullError::Here(Error::Closed)),
             };
             let len = bytes.len() as u64;
-            part = self.tasks.blocking(move || part.write(&bytes).map(|()| part)).await?;
+            part = self
+                .tasks
+                .blocking(move || part.write(&bytes).map(|()| part))
+                .await?;
             self.copied.fetch_add(len, Ordering::Relaxed);
         }
     }
 }
 
-async fn chunk(source: Peer, env: Envelope, name: String, offset: u64, len: u32) -> Result<Bytes, PullError> {
+async fn chunk(
+    source: Peer,
+    env: Envelope,
+    name: String,
+    offset: u64,
+    len: u32,
+) -> Result<Bytes, PullError> {
     let request = Request::ReadFile {
         env,
         name: name.clone(),
@@ -165,7 +192,9 @@ async fn chunk(source: Peer, env: Envelope, name: String, offset: u64, len: u32)
     match source.call_within(CALL_TIMEOUT, request).await? {
         Response::FileChunk { bytes, crc32 } => {
             let whole = bytes.len() as u64 == u64::from(len) && crc32fast::hash(&bytes) == crc32;
-            whole.then_some(bytes).ok_or(PullError::Chunk { file: name, offset })
+            whole
+                .then_some(bytes)
+                .ok_or(PullError::Chunk { file: name, offset })
         }
         Response::Refused(refused) => Err(PullError::Refused {
             kind: refused.kind,

@@ -16,7 +16,9 @@ pub(super) fn refused(error: Error) -> Refused {
         Error::Log(LogError::Busy { .. }) => RefusedKind::Busy,
         Error::Store(store) if store.is_damage() => RefusedKind::Damaged,
         Error::Closed | Error::NoInstance { .. } => RefusedKind::NotReady,
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => RefusedKind::NoRoom,
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            RefusedKind::NoRoom
+        }
         Error::Moved { owner, epoch, .. } => {
             let owner = Some((owner.clone(), *epoch));
             return Refused {

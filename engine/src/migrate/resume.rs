@@ -9,9 +9,9 @@ use watershed_migration::machine::Progress;
 use watershed_migration::{MigrationId, PlacementRecord};
 
 use super::builder::waiting;
+use super::checkpoint;
 use super::driver::{Driver, Job};
 use super::target::files;
-use super::checkpoint;
 use crate::Error;
 use crate::node::Node;
 
@@ -22,7 +22,9 @@ pub(crate) async fn resume(node: &Node) {
     }
     let records = match node.placement.list().await {
         Ok(records) => records,
-        Err(error) => return tracing::error!(%error, "migrations can't be gone on with: the placement can't be read"),
+        Err(error) => {
+            return tracing::error!(%error, "migrations can't be gone on with: the placement can't be read");
+        }
     };
     if let Err(error) = drop_leftovers(node, &records).await {
         tracing::warn!(%error, "what ended migrations have left stays until the next opening");
@@ -61,7 +63,10 @@ async fn drop_leftovers(node: &Node, records: &[PlacementRecord]) -> Result<(), 
         }
         for instance in log.instances() {
             for hold in instance.holds() {
-                let migration = hold.name.strip_prefix("migration-").and_then(|id| id.parse().ok());
+                let migration = hold
+                    .name
+                    .strip_prefix("migration-")
+                    .and_then(|id| id.parse().ok());
                 if migration.is_some_and(|id: MigrationId| !serving.contains(&id)) {
                     instance.release_hold(&hold.name)?;
                 }
@@ -73,7 +78,9 @@ async fn drop_leftovers(node: &Node, records: &[PlacementRecord]) -> Result<(), 
 }
 
 fn take_up_driver(node: &Node, record: PlacementRecord) {
-    let Some(migration) = record.active_migration().filter(|m| m.driver == node.id) else { return };
+    let Some(migration) = record.active_migration().filter(|m| m.driver == node.id) else {
+        return;
+    };
     let (id, shard) = (migration.id, record.shard);
     let config = match migration.safe_config() {
         Ok(config) => config,
@@ -92,5 +99,6 @@ fn take_up_driver(node: &Node, record: PlacementRecord) {
     let certificate = migration.certificate.as_deref().cloned();
     let job = Job::Resume(Box::new((config, record)));
     tracing::info!(%shard, migration = %id, phase = %first.phase, "going on with a migration");
-    node.migrations.add_driver(|at_once| Driver::start(node, at_once, first, certificate, None, job));
+    node.migrations
+        .add_driver(|at_once| Driver::start(node, at_once, first, certificate, None, job));
 }

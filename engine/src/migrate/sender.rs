@@ -104,14 +104,22 @@ impl Drop for Sender {
     }
 }
 
-async fn forward(shared: Arc<Shared>, log: InstanceLog, peer: Peer, env: Arc<Mutex<Envelope>>, from: Seq) {
+async fn forward(
+    shared: Arc<Shared>,
+    log: InstanceLog,
+    peer: Peer,
+    env: Arc<Mutex<Envelope>>,
+    from: Seq,
+) {
     let mut tail = log.tail(from);
     let window = Arc::new(Semaphore::new(WINDOW));
     let failing = Arc::new(AtomicU64::new(0));
     // Aborts what is in flight when this task is.
     let mut calls = JoinSet::new();
     loop {
-        let Ok(permit) = window.clone().acquire_owned().await else { return };
+        let Ok(permit) = window.clone().acquire_owned().await else {
+            return;
+        };
         tokio::time::sleep(backoff(failing.load(Ordering::Relaxed))).await;
         let records = match tail.next(CALL_BYTES).await {
             Ok(records) => records,
@@ -121,7 +129,9 @@ async fn forward(shared: Arc<Shared>, log: InstanceLog, peer: Peer, env: Arc<Mut
                 return;
             }
         };
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { continue };
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            continue;
+        };
         let first = first.seq();
         shared.take(first, last.seq());
         while calls.try_join_next().is_some() {}

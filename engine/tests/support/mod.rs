@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use watershed::migration::{MigrationConfig, NodeId, PlacementRecord};
+use watershed::migration::machine::Progress;
+use watershed::migration::{MigrationConfig, NodeId, Phase, PlacementRecord};
 use watershed::{Engine, Error, Link, LocalCluster, Placement, Retry, ShardId, Version};
 
 /// How long a test waits for what must happen: far beyond what it takes.
@@ -32,10 +33,17 @@ impl World {
 
     pub fn with(shards: u64, wrap: impl FnOnce(LocalCluster) -> LocalCluster) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .try_init();
         let dir = tempfile::tempdir().unwrap();
         let cluster = wrap(LocalCluster::open(dir.path()).unwrap());
-        Self { dir, cluster, shards }
+        Self {
+            dir,
+            cluster,
+            shards,
+        }
     }
 
     pub fn with_link(shards: u64, wrap: impl FnOnce(Arc<dyn Link>) -> Arc<dyn Link>) -> Self {
@@ -47,7 +55,10 @@ impl World {
     }
 
     pub fn open(&self, node: &str) -> Engine {
-        let options = Engine::options().node(node).shards(self.shards).cluster(&self.cluster);
+        let options = Engine::options()
+            .node(node)
+            .shards(self.shards)
+            .cluster(&self.cluster);
         options.open(self.path(node)).unwrap()
     }
 
@@ -69,7 +80,9 @@ impl World {
     /// Nothing of an ended migration is left beside the copies and certificates.
     pub fn assert_no_leftovers(&self, node: &str) {
         for place in ["incoming", "checkpoints"] {
-            let Ok(entries) = std::fs::read_dir(self.path(node).join(place)) else { continue };
+            let Ok(entries) = std::fs::read_dir(self.path(node).join(place)) else {
+                continue;
+            };
             let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
             assert!(left.is_empty(), "{node}/{place} still has {left:?}");
         }
@@ -93,7 +106,7 @@ type Acknowledged = HashMap<Vec<u8>, (Option<Vec<u8>>, Version)>;
 pub struct Writers {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<(Acknowledged, u64)>>,
+    threads: Vec<JoinHandle<Model>>,
 }
 
 impl Writers {
@@ -109,7 +122,11 @@ impl Writers {
             std::thread::spawn(move || write(&engine, number, &stop, &acknowledged))
         });
         let threads = threads.collect();
-        Self { stop, acknowledged, threads }
+        Self {
+            stop,
+            acknowledged,
+            threads,
+        }
     }
 
     pub fn acknowledged(&self) -> u64 {
@@ -126,16 +143,15 @@ impl Writers {
         self.stop.store(true, Ordering::Relaxed);
         let mut model = Model::default();
         for thread in self.threads {
-            let (acknowledged, count) = thread.join().unwrap();
-            model.keys.extend(acknowledged);
-            model.writes += count;
+            model = model.then(thread.join().unwrap());
         }
         model
     }
 }
 
-fn write(engine: &Engine, number: u64, stop: &AtomicBool, total: &AtomicU64) -> (Acknowledged, u64) {
+fn write(engine: &Engine, number: u64, stop: &AtomicBool, total: &AtomicU64) -> Model {
     let mut acknowledged = Acknowledged::new();
+    let mut unsure = Vec::new();
     let mut count = 0;
     let mut random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     while !stop.load(Ordering::Relaxed) {
@@ -143,7 +159,9 @@ fn write(engine: &Engine, number: u64, stop: &AtomicBool, total: &AtomicU64) -> 
         random ^= random >> 7;
         random ^= random << 17;
         let key = format!("w{number}/{}", random % 400).into_bytes();
-        let value = (random % 10 != 0).then(|| format!("{number}:{count}:{}", "x".repeat((random % 200) as usize)).into_bytes());
+        let value = (random % 10 != 0).then(|| {
+            format!("{number}:{count}:{}", "x".repeat((random % 200) as usize)).into_bytes()
+        });
         let outcome = match &value {
             Some(value) => engine.put(&key, value).wait(),
             None => engine.delete(&key).wait(),
@@ -151,22 +169,36 @@ fn write(engine: &Engine, number: u64, stop: &AtomicBool, total: &AtomicU64) -> 
         match outcome {
             Ok(version) => {
                 let before = acknowledged.insert(key, (value, version));
-                assert!(before.is_none_or(|(_, before)| before < version), "versions of a key grow");
+                assert!(
+                    before.is_none_or(|(_, before)| before < version),
+                    "versions of a key grow"
+                );
                 count += 1;
                 total.fetch_add(1, Ordering::Relaxed);
             }
-            Err(Error::Closed) => break,
             Err(error) if error.retry() == Retry::Now => {}
+            // The engine was closed under it: this write may be there or not.
+            Err(error) if matches!(error, Error::Closed) || error.retry() == Retry::Unknown => {
+                acknowledged.remove(&key);
+                unsure.push(key);
+                break;
+            }
             Err(error) => panic!("writer {number}: {error}"),
         }
     }
-    (acknowledged, count)
+    Model {
+        keys: acknowledged,
+        unsure,
+        writes: count,
+    }
 }
 
 /// What was acknowledged.
 #[derive(Default)]
 pub struct Model {
     pub keys: Acknowledged,
+    /// Keys whose last write may be there or not.
+    pub unsure: Vec<Vec<u8>>,
     pub writes: u64,
 }
 
@@ -181,14 +213,21 @@ impl Model {
                 (Some(value), Some((found, at))) => {
                     assert_eq!((&found[..], at), (&value[..], *version), "key {shown}");
                 }
-                (value, found) => panic!("key {shown}: {value:?} at {version} was acknowledged, {found:?} is there"),
+                (value, found) => panic!(
+                    "key {shown}: {value:?} at {version} was acknowledged, {found:?} is there"
+                ),
             }
         }
     }
 
     /// Later writes replace earlier ones.
     pub fn then(mut self, later: Self) -> Self {
+        for key in &later.unsure {
+            self.keys.remove(key);
+        }
+        self.unsure.retain(|key| !later.keys.contains_key(key));
         self.keys.extend(later.keys);
+        self.unsure.extend(later.unsure);
         self.writes += later.writes;
         self
     }
@@ -203,5 +242,20 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// An observer that calls `then` once, when the migration enters `phase`.
+pub fn at_phase(
+    phase: Phase,
+    then: impl FnOnce() + Send + 'static,
+) -> Arc<dyn Fn(&Progress) + Send + Sync> {
+    let then = Mutex::new(Some(then));
+    Arc::new(move |progress| {
+        if progress.phase == phase
+            && let Some(then) = then.lock().unwrap().take()
+        {
+            then();
+        }
+    })
+}
+
 /// A log of what an observer saw.
-pub type Seen = Arc<Mutex<Vec<watershed::migration::machine::Progress>>>;
+pub type Seen = Arc<Mutex<Vec<Progress>>>;

@@ -16,9 +16,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use watershed_migration::messages::{Request, Response};
-use watershed_migration::source::{CallId, Hosting, SourceAction, SourceEvent, SourceNote, SourceRole, SourceTimer};
+use watershed_migration::source::{
+    CallId, Hosting, SourceAction, SourceEvent, SourceNote, SourceRole, SourceTimer,
+};
 use watershed_migration::{HighestSeen, PlacementRecord, Revision};
-use watershed_wal::InstanceId;
+use watershed_wal::{InstanceId, Submitted};
 
 pub(crate) use restart::before_serving;
 
@@ -73,6 +75,7 @@ struct Actor {
     /// What runs beside; aborted with the actor.
     beside: JoinSet<()>,
     seen: Option<Revision>,
+    deleting: bool,
 }
 
 impl Source {
@@ -104,6 +107,7 @@ impl Source {
             inbox,
             beside: JoinSet::new(),
             seen: None,
+            deleting: false,
         };
         let task = node.runtime.spawn(actor.run(first));
         Self {
@@ -115,7 +119,11 @@ impl Source {
 
     pub(super) async fn call(&self, request: Request) -> Response {
         let (reply, answer) = oneshot::channel();
-        if self.inbox.send(Input::Call(Box::new(request), reply)).is_err() {
+        if self
+            .inbox
+            .send(Input::Call(Box::new(request), reply))
+            .is_err()
+        {
             return ended();
         }
         answer.await.unwrap_or_else(|_| ended())
@@ -172,7 +180,12 @@ impl Actor {
                 self.end_forwarding_of_ended(&record);
                 self.handle(SourceEvent::PlacementRead(record));
             }
-            Input::Event(event) => self.handle(event),
+            Input::Event(event) => {
+                if matches!(event, SourceEvent::Deleted(_)) {
+                    self.deleting = false;
+                }
+                self.handle(event);
+            }
         }
     }
 
@@ -236,11 +249,16 @@ impl Actor {
     }
 
     fn perform(&mut self, call: CallId, request: Request) {
-        let Some(reply) = self.calls.take(call) else { return };
+        let Some(reply) = self.calls.take(call) else {
+            return;
+        };
         let work = self.work.clone();
         self.beside.spawn_on(
             async move {
-                let response = work.perform(request).await.unwrap_or_else(Response::Refused);
+                let response = work
+                    .perform(request)
+                    .await
+                    .unwrap_or_else(Response::Refused);
                 let _ = reply.send(response);
             },
             &self.node.runtime,
@@ -296,8 +314,11 @@ impl Actor {
         self.beside.spawn_on(
             async move {
                 let durable = match submitted {
-                    // The lead is dropped: the log's thread commits, this one must not block.
-                    Some(submitted) => submitted.done.await.is_ok(),
+                    Some(Submitted { done, lead, .. }) => {
+                        // Hands the commit to the log's thread: this one must not block.
+                        drop(lead);
+                        done.await.is_ok()
+                    }
                     None => false,
                 };
                 outcomes.send(SourceEvent::NotePersisted { attempt, durable });
@@ -334,7 +355,8 @@ impl Actor {
     fn release(&mut self, call: Option<CallId>) {
         let (parked, pause_us) = self.pause.released(Instant::now());
         if let Some(call) = call {
-            self.calls.answer(call, Response::Released { parked, pause_us });
+            self.calls
+                .answer(call, Response::Released { parked, pause_us });
         }
         self.forget_note();
         self.stop_forwarding();
@@ -342,7 +364,10 @@ impl Actor {
 
     fn stop_forwarding(&mut self) {
         let work = self.work.clone();
-        self.beside.spawn_on(async move { work.stop_forwarding().await }, &self.node.runtime);
+        self.beside.spawn_on(
+            async move { work.stop_forwarding().await },
+            &self.node.runtime,
+        );
     }
 
     /// A migration that ended without this source being told, its driver being dead.
@@ -354,13 +379,19 @@ impl Actor {
     }
 
     fn delete(&mut self, instance: InstanceId) {
+        // A record that comes in between asks once more; the first deletion answers.
+        if std::mem::replace(&mut self.deleting, true) {
+            return;
+        }
         let (node, work, outcomes) = (self.node.clone(), self.work.clone(), self.outcomes.clone());
         self.beside.spawn_on(
             async move {
                 work.stop_forwarding().await;
                 let tasks = node.migrations.tasks().clone();
                 let removed = tasks.blocking(move || node.remove(instance)).await;
-                outcomes.send(SourceEvent::Deleted(removed.map_err(|error| error.to_string())));
+                outcomes.send(SourceEvent::Deleted(
+                    removed.map_err(|error| error.to_string()),
+                ));
             },
             &self.node.runtime,
         );
@@ -372,11 +403,18 @@ fn encode(note: &SourceNote) -> Option<Bytes> {
 }
 
 /// Sends a swap; what came of it, as far as its answer tells.
-async fn swap(placement: &dyn crate::placement::Placement, expected: Revision, record: PlacementRecord) -> SourceEvent {
+async fn swap(
+    placement: &dyn crate::placement::Placement,
+    expected: Revision,
+    record: PlacementRecord,
+) -> SourceEvent {
     let shard = record.shard;
     match placement.swap(Some(expected), record).await {
         Ok(record) => SourceEvent::Swapped(Box::new(record)),
-        Err(PlacementError::Conflict { current: Some(record), .. }) => SourceEvent::SwapConflict(record),
+        Err(PlacementError::Conflict {
+            current: Some(record),
+            ..
+        }) => SourceEvent::SwapConflict(record),
         Err(error) => {
             tracing::warn!(%shard, %error, "a swap gave no outcome: the record is read again");
             SourceEvent::SwapUnknown

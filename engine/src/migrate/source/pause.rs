@@ -44,7 +44,9 @@ impl Pause {
     pub(super) fn released(&mut self, now: Instant) -> (u64, u64) {
         let (since, parked) = (self.since, self.parked);
         *self.released.get_or_insert_with(|| {
-            let pause = since.map_or(0, |since| u64::try_from((now - since).as_micros()).unwrap_or(u64::MAX));
+            let pause = since.map_or(0, |since| {
+                u64::try_from((now - since).as_micros()).unwrap_or(u64::MAX)
+            });
             (parked, pause)
         })
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use watershed_migration::source::{Hosting, SourceAction, SourceEvent, SourceNote, SourceRole};
 use watershed_migration::{HighestSeen, PlacementRecord};
-use watershed_wal::InstanceLog;
+use watershed_wal::{InstanceLog, Submitted};
 
 use super::{NOTE, swap};
 use crate::Error;
@@ -20,10 +20,15 @@ pub(crate) async fn before_serving(
     log: &InstanceLog,
     record: PlacementRecord,
 ) -> Result<PlacementRecord, Error> {
-    let Some(bytes) = log.note(NOTE) else { return Ok(record) };
+    let Some(bytes) = log.note(NOTE) else {
+        return Ok(record);
+    };
     let shard = log.shard();
     let note: SourceNote = serde_json::from_slice(&bytes).map_err(|error| {
-        Error::inconsistent(shard, format!("its note of a pause can't be read ({error}): use the version that wrote it"))
+        Error::inconsistent(
+            shard,
+            format!("its note of a pause can't be read ({error}): use the version that wrote it"),
+        )
     })?;
     let at = Hosting {
         shard,
@@ -31,7 +36,9 @@ pub(crate) async fn before_serving(
         instance: log.id(),
     };
     let record = decide(node, at, note, record).await?;
-    log.put_note(NOTE, Bytes::new())?.done.await?;
+    let Submitted { done, lead, .. } = log.put_note(NOTE, Bytes::new())?;
+    drop(lead);
+    done.await?;
     Ok(record)
 }
 
@@ -49,27 +56,37 @@ async fn decide(
             match action {
                 // The role has decided: the copy serves, or is somebody else's.
                 SourceAction::Open | SourceAction::GiveAway { .. } => return Ok(record),
-                SourceAction::ReadPlacement => event = Some(SourceEvent::PlacementRead(Box::new(record.clone()))),
+                SourceAction::ReadPlacement => {
+                    event = Some(SourceEvent::PlacementRead(Box::new(record.clone())))
+                }
                 SourceAction::Swap { expected, record } => {
                     event = Some(swap(&*node.placement, expected, *record).await);
                 }
                 SourceAction::SetTimer { timer, at } => {
                     tokio::time::sleep_until(clock.instant(at)).await;
                     let found = node.placement.read(record.shard).await?;
-                    record = found.ok_or(Error::NoShard { shard: record.shard })?;
+                    record = found.ok_or(Error::NoShard {
+                        shard: record.shard,
+                    })?;
                     event = Some(SourceEvent::Timer(timer));
                 }
                 _ => {}
             }
         }
         match &event {
-            Some(SourceEvent::Swapped(found) | SourceEvent::SwapConflict(found)) => record = (**found).clone(),
+            Some(SourceEvent::Swapped(found) | SourceEvent::SwapConflict(found)) => {
+                record = (**found).clone()
+            }
             Some(_) => {}
-            None => return Err(Error::inconsistent(record.shard, "a pause of before the stop can't be decided")),
+            None => {
+                return Err(Error::inconsistent(
+                    record.shard,
+                    "a pause of before the stop can't be decided",
+                ));
+            }
         }
         if let Some(event) = event {
             actions = role.handle(clock.now(), event);
         }
     }
 }
-

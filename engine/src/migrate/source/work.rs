@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use watershed_migration::messages::{Envelope, Manifest, Refused, RefusedKind, Request, Response, SourceState};
+use watershed_migration::messages::{
+    Envelope, Manifest, Refused, RefusedKind, Request, Response, SourceState,
+};
 use watershed_migration::source::DrainedMarks;
 use watershed_migration::{MigrationConfig, MigrationId, NodeId};
 use watershed_wal::{Completion, HoldBudget, InstanceId, InstanceLog, Record, Seq, SeqRange};
@@ -83,37 +85,68 @@ impl Work {
     }
 
     pub(super) fn is_for(&self, migration: MigrationId) -> bool {
-        lock(&self.state).env.as_ref().is_some_and(|env| lock(env).migration == migration)
+        lock(&self.state)
+            .env
+            .as_ref()
+            .is_some_and(|env| lock(env).migration == migration)
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Refused> {
-        self.node.migrations.tasks().blocking(work).await.map_err(refused)
+        self.node
+            .migrations
+            .tasks()
+            .blocking(work)
+            .await
+            .map_err(refused)
     }
 
     /// Carries a request out that changes no state of the role.
     pub(super) async fn perform(self: &Arc<Self>, request: Request) -> Result<Response, Refused> {
         match request {
-            Request::Prepare { env, target, config } => self.prepare(env, target, config).await,
+            Request::Prepare {
+                env,
+                target,
+                config,
+            } => self.prepare(env, target, config).await,
             Request::Checkpoint { env } => self.make_checkpoint(env).await,
-            Request::ReadFile { env, name, offset, len } => self.read_file(env, name, offset, len).await,
-            Request::StartForward { target_instance, .. } => self.start_forward(target_instance).await,
+            Request::ReadFile {
+                env,
+                name,
+                offset,
+                len,
+            } => self.read_file(env, name, offset, len).await,
+            Request::StartForward {
+                target_instance, ..
+            } => self.start_forward(target_instance).await,
             Request::SourceStatus { .. } => Ok(Response::SourceState(self.status())),
             Request::Ship { ranges, .. } => self.ship(ranges).await,
             Request::ComparePage { after, limit, .. } => {
                 let store = self.hosted.store().map_err(refused)?;
-                self.blocking(move || compare::page(&store, after.as_deref(), limit)).await
+                self.blocking(move || compare::page(&store, after.as_deref(), limit))
+                    .await
             }
-            other => Err(Refused::new(RefusedKind::Unsupported, format!("{} is not for a source", other.name()))),
+            other => Err(Refused::new(
+                RefusedKind::Unsupported,
+                format!("{} is not for a source", other.name()),
+            )),
         }
     }
 
     /// Checks the ownership and puts the hold, durably and before any checkpoint (rule 14).
-    async fn prepare(&self, env: Envelope, target: NodeId, config: MigrationConfig) -> Result<Response, Refused> {
+    async fn prepare(
+        &self,
+        env: Envelope,
+        target: NodeId,
+        config: MigrationConfig,
+    ) -> Result<Response, Refused> {
         let Role::Owner { term } = self.hosted.role() else {
-            return Err(Refused::new(RefusedKind::NotOwner, "this copy does not own the shard"));
+            return Err(Refused::new(
+                RefusedKind::NotOwner,
+                "this copy does not own the shard",
+            ));
         };
         let hosted = self.hosted.clone();
         let budget = HoldBudget {
@@ -126,18 +159,23 @@ impl Work {
             state.config = Some(config);
         }
         let name = hold_name(env.migration);
-        let (applied, bytes_estimate) = self.blocking(move || {
-            let store = hosted.store()?;
-            let applied = store.applied().seq;
-            let held = hosted.log.holds().iter().any(|hold| hold.name == name && !hold.expired);
-            if !held {
-                // A checkpoint made from now on ends at or after what is applied now.
-                hosted.log.hold(&name, applied, budget)?;
-            }
-            let stats = store.stats()?;
-            Ok((applied, stats.sst_bytes + stats.memtable_bytes))
-        })
-        .await?;
+        let (applied, bytes_estimate) = self
+            .blocking(move || {
+                let store = hosted.store()?;
+                let applied = store.applied().seq;
+                let held = hosted
+                    .log
+                    .holds()
+                    .iter()
+                    .any(|hold| hold.name == name && !hold.expired);
+                if !held {
+                    // A checkpoint made from now on ends at or after what is applied now.
+                    hosted.log.hold(&name, applied, budget)?;
+                }
+                let stats = store.stats()?;
+                Ok((applied, stats.sst_bytes + stats.memtable_bytes))
+            })
+            .await?;
         Ok(Response::Prepared {
             source_instance: self.hosted.instance,
             epoch: term.epoch,
@@ -150,17 +188,35 @@ impl Work {
 
     async fn make_checkpoint(&self, env: Envelope) -> Result<Response, Refused> {
         let mut slot = self.checkpoint.lock().await;
-        let served = match slot.as_ref().filter(|served| served.manifest.migration == env.migration) {
+        let served = match slot
+            .as_ref()
+            .filter(|served| served.manifest.migration == env.migration)
+        {
             Some(served) => served.clone(),
             None => {
                 let name = hold_name(env.migration);
-                if !self.hosted.log.holds().iter().any(|hold| hold.name == name && !hold.expired) {
-                    return Err(Refused::new(RefusedKind::Gap, "the migration's hold on the log is gone: start it again"));
+                if !self
+                    .hosted
+                    .log
+                    .holds()
+                    .iter()
+                    .any(|hold| hold.name == name && !hold.expired)
+                {
+                    return Err(Refused::new(
+                        RefusedKind::Gap,
+                        "the migration's hold on the log is gone: start it again",
+                    ));
                 }
                 let (hosted, data) = (self.hosted.clone(), self.node.dir.clone());
                 let made = self.blocking(move || {
                     let store = hosted.store()?;
-                    Served::open_or_make(&data, env.migration, hosted.shard, hosted.instance, &store)
+                    Served::open_or_make(
+                        &data,
+                        env.migration,
+                        hosted.shard,
+                        hosted.instance,
+                        &store,
+                    )
                 });
                 Arc::new(made.await?)
             }
@@ -180,23 +236,42 @@ impl Work {
     /// The checkpoint of this migration, after a restart from the disk.
     async fn served(&self, migration: MigrationId) -> Result<Arc<Served>, Refused> {
         let mut slot = self.checkpoint.lock().await;
-        if let Some(served) = slot.as_ref().filter(|served| served.manifest.migration == migration) {
+        if let Some(served) = slot
+            .as_ref()
+            .filter(|served| served.manifest.migration == migration)
+        {
             return Ok(served.clone());
         }
         let data = self.node.dir.clone();
-        let found = self.blocking(move || Served::open(&data, migration)).await?;
+        let found = self
+            .blocking(move || Served::open(&data, migration))
+            .await?;
         match found.filter(|found| found.manifest.instance == self.hosted.instance) {
             Some(found) => Ok(slot.insert(Arc::new(found)).clone()),
-            None => Err(Refused::new(RefusedKind::NotReady, "no checkpoint of this migration is here: ask for one")),
+            None => Err(Refused::new(
+                RefusedKind::NotReady,
+                "no checkpoint of this migration is here: ask for one",
+            )),
         }
     }
 
-    async fn read_file(&self, env: Envelope, name: String, offset: u64, len: u32) -> Result<Response, Refused> {
+    async fn read_file(
+        &self,
+        env: Envelope,
+        name: String,
+        offset: u64,
+        len: u32,
+    ) -> Result<Response, Refused> {
         const CHUNK_MAX: u32 = 8 << 20;
         let served = self.served(env.migration).await?;
-        let chunk = self.blocking(move || served.read(&name, offset, len.min(CHUNK_MAX))).await?;
+        let chunk = self
+            .blocking(move || served.read(&name, offset, len.min(CHUNK_MAX)))
+            .await?;
         let Some(bytes) = chunk else {
-            return Err(Refused::new(RefusedKind::Conflict, "the checkpoint has no such file, or it is shorter"));
+            return Err(Refused::new(
+                RefusedKind::Conflict,
+                "the checkpoint has no such file, or it is shorter",
+            ));
         };
         let crc32 = crc32fast::hash(&bytes);
         Ok(Response::FileChunk { bytes, crc32 })
@@ -210,11 +285,20 @@ impl Work {
             return Ok(Response::Ok);
         }
         let Some(env) = state.env.clone() else {
-            return Err(Refused::new(RefusedKind::NotReady, "no migration was prepared"));
+            return Err(Refused::new(
+                RefusedKind::NotReady,
+                "no migration was prepared",
+            ));
         };
         let peer = Peer::new(&self.node, target);
         let from = self.hosted.log.watermarks().durable;
-        state.sender = Some(Sender::start(&self.node.runtime, self.hosted.log.clone(), peer, env, from));
+        state.sender = Some(Sender::start(
+            &self.node.runtime,
+            self.hosted.log.clone(),
+            peer,
+            env,
+            from,
+        ));
         state.sending_to = Some(target_instance);
         Ok(Response::Ok)
     }
@@ -224,9 +308,20 @@ impl Work {
         if let Some(target) = &lock(&self.state).target {
             return Ok(target.clone());
         }
-        let record = self.node.placement.read(self.hosted.shard).await.map_err(|error| refused(error.into()))?;
-        let Some(migration) = record.and_then(|record| record.migration).filter(|m| self.is_for(m.id)) else {
-            return Err(Refused::new(RefusedKind::Unknown, "the placement knows no such migration"));
+        let record = self
+            .node
+            .placement
+            .read(self.hosted.shard)
+            .await
+            .map_err(|error| refused(error.into()))?;
+        let Some(migration) = record
+            .and_then(|record| record.migration)
+            .filter(|m| self.is_for(m.id))
+        else {
+            return Err(Refused::new(
+                RefusedKind::Unknown,
+                "the placement knows no such migration",
+            ));
         };
         let mut state = lock(&self.state);
         state.config = Some(migration.config);
@@ -237,13 +332,21 @@ impl Work {
     fn status(&self) -> SourceState {
         let marks = self.hosted.log.watermarks();
         let state = lock(&self.state);
-        let counts = state.sender.as_ref().map(Sender::counts).or(state.counts).unwrap_or_default();
+        let counts = state
+            .sender
+            .as_ref()
+            .map(Sender::counts)
+            .or(state.counts)
+            .unwrap_or_default();
         SourceState {
             forwarding: state.sender.is_some(),
             quiesced: !self.hosted.log.gate_is_open(),
             assigned: marks.assigned,
             durable: marks.durable,
-            applied: self.hosted.applied().map_or(self.hosted.log.base(), |applied| applied.seq),
+            applied: self
+                .hosted
+                .applied()
+                .map_or(self.hosted.log.base(), |applied| applied.seq),
             forwarded: counts.forwarded,
             forward_failed: counts.failed,
         }
@@ -253,7 +356,10 @@ impl Work {
     async fn ship(&self, ranges: Vec<SeqRange>) -> Result<Response, Refused> {
         let peer = Peer::new(&self.node, self.target().await?);
         let Some(env) = lock(&self.state).env.as_ref().map(|env| *lock(env)) else {
-            return Err(Refused::new(RefusedKind::NotReady, "no migration was prepared"));
+            return Err(Refused::new(
+                RefusedKind::NotReady,
+                "no migration was prepared",
+            ));
         };
         let mut rest: VecDeque<SeqRange> = ranges.into();
         let mut calls = JoinSet::new();
@@ -263,7 +369,10 @@ impl Work {
             let (records, left) = self.blocking(move || gather(&log, rest)).await?;
             rest = left;
             shipped += records.len() as u64;
-            bytes += records.iter().map(|record| record.body().len() as u64).sum::<u64>();
+            bytes += records
+                .iter()
+                .map(|record| record.body().len() as u64)
+                .sum::<u64>();
             while calls.len() >= SHIP_WINDOW {
                 joined(&mut calls).await?;
             }
@@ -281,11 +390,18 @@ impl Work {
         while !calls.is_empty() {
             joined(&mut calls).await?;
         }
-        Ok(Response::Shipped { records: shipped, bytes })
+        Ok(Response::Shipped {
+            records: shipped,
+            bytes,
+        })
     }
 
     /// Waits until durable = applied = `f`, and for the forwards in flight as long as the pause allows.
-    pub(super) async fn drain(&self, f: Seq, note: Option<Completion>) -> Result<DrainedMarks, String> {
+    pub(super) async fn drain(
+        &self,
+        f: Seq,
+        note: Option<Completion>,
+    ) -> Result<DrainedMarks, String> {
         let drained = async {
             if let Some(note) = note {
                 note.await?;
@@ -297,17 +413,33 @@ impl Work {
         drained.await.map_err(|error| error.to_string())?;
         let (settled, pause_max_ms, migration) = {
             let state = lock(&self.state);
-            let pause_max_ms = state.config.as_ref().map_or(MigrationConfig::default().pause_max_ms, |c| c.pause_max_ms);
+            let pause_max_ms = state
+                .config
+                .as_ref()
+                .map_or(MigrationConfig::default().pause_max_ms, |c| c.pause_max_ms);
             let migration = state.env.as_ref().map(|env| lock(env).migration);
-            (state.sender.as_ref().map(|sender| sender.settled(f)), pause_max_ms, migration)
+            (
+                state.sender.as_ref().map(|sender| sender.settled(f)),
+                pause_max_ms,
+                migration,
+            )
         };
         if let Some(settled) = settled {
             // What is not acknowledged by then is a hole, which the delta pass ships.
-            let _ = tokio::time::timeout(Duration::from_millis(pause_max_ms / SETTLE_PART), settled).await;
+            let _ =
+                tokio::time::timeout(Duration::from_millis(pause_max_ms / SETTLE_PART), settled)
+                    .await;
         }
         let migration = migration.ok_or("no migration was prepared")?;
-        let served = self.served(migration).await.map_err(|refused| refused.message)?;
-        let applied = self.hosted.store().map_err(|error| error.to_string())?.applied();
+        let served = self
+            .served(migration)
+            .await
+            .map_err(|refused| refused.message)?;
+        let applied = self
+            .hosted
+            .store()
+            .map_err(|error| error.to_string())?
+            .applied();
         Ok(DrainedMarks {
             term: applied.term,
             base: served.manifest.base,
@@ -325,7 +457,11 @@ impl Work {
         }
         // Buffered writes are synced in the background only now and then: this one doesn't wait for that.
         let node = self.node.clone();
-        self.node.migrations.tasks().blocking(move || Ok(node.log.sync()?)).await?;
+        self.node
+            .migrations
+            .tasks()
+            .blocking(move || Ok(node.log.sync()?))
+            .await?;
         while log.watermarks().durable < seq {
             log.durable_past(log.watermarks().durable).await?;
         }
@@ -342,10 +478,20 @@ impl Work {
     /// Ends forwarding, and drops the hold and the checkpoint.
     pub(super) async fn stop_forwarding(&self) {
         self.forward_no_more();
-        let Some(migration) = lock(&self.state).env.as_ref().map(|env| lock(env).migration) else { return };
+        let Some(migration) = lock(&self.state)
+            .env
+            .as_ref()
+            .map(|env| lock(env).migration)
+        else {
+            return;
+        };
         let mut slot = self.checkpoint.lock().await;
         *slot = None;
-        let (log, data, name) = (self.hosted.log.clone(), self.node.dir.clone(), hold_name(migration));
+        let (log, data, name) = (
+            self.hosted.log.clone(),
+            self.node.dir.clone(),
+            hold_name(migration),
+        );
         let done = self.blocking(move || {
             if log.holds().iter().any(|hold| hold.name == name) {
                 log.release_hold(&name)?;
@@ -359,12 +505,17 @@ impl Work {
 }
 
 /// The next records of `ranges`, as many as one call takes, and the ranges that are left. Blocks.
-fn gather(log: &InstanceLog, mut ranges: VecDeque<SeqRange>) -> Result<(Vec<Record>, VecDeque<SeqRange>), Error> {
+fn gather(
+    log: &InstanceLog,
+    mut ranges: VecDeque<SeqRange>,
+) -> Result<(Vec<Record>, VecDeque<SeqRange>), Error> {
     let (mut gathered, mut bytes) = (Vec::new(), 0);
     while let Some(range) = ranges.pop_front() {
         let records = log.read_batch(range, SHIP_BYTES - bytes)?;
         bytes += records.iter().map(Record::encoded_len).sum::<usize>();
-        let left = records.last().and_then(|last| SeqRange::after(last.seq(), range.last()));
+        let left = records
+            .last()
+            .and_then(|last| SeqRange::after(last.seq(), range.last()));
         if let Some(left) = left {
             ranges.push_front(left);
         }
@@ -380,7 +531,10 @@ async fn deliver(peer: Peer, request: Request) -> Result<(), Refused> {
     match peer.call_within(SHIP_TIMEOUT, request).await {
         Ok(Response::RecordsAck { .. }) => Ok(()),
         Ok(Response::Refused(refused)) => Err(refused),
-        Ok(other) => Err(Refused::new(RefusedKind::Failed, format!("the target answered records with {}", other.name()))),
+        Ok(other) => Err(Refused::new(
+            RefusedKind::Failed,
+            format!("the target answered records with {}", other.name()),
+        )),
         Err(error) => Err(refused_by(&error)),
     }
 }

@@ -63,7 +63,10 @@ pub(in crate::migrate) fn list(data: &Path) -> Result<Vec<Kept>, Error> {
 
 /// The copies that migrations to this node have begun: an opening hosts them as receivers. Blocks.
 pub(crate) fn expected_receivers(data: &Path) -> Result<HashSet<InstanceId>, Error> {
-    Ok(list(data)?.into_iter().map(|kept| kept.note.instance).collect())
+    Ok(list(data)?
+        .into_iter()
+        .map(|kept| kept.note.instance)
+        .collect())
 }
 
 /// Removes what is kept of a migration, its note last. Blocks.
@@ -74,14 +77,20 @@ pub(in crate::migrate) fn remove(data: &Path, migration: MigrationId) -> Result<
 
 /// Removes files of copies whose note is gone. Blocks.
 pub(in crate::migrate) fn sweep(data: &Path) -> Result<(), Error> {
-    let noted: HashSet<String> = list(data)?.iter().map(|kept| kept.note.migration.to_string()).collect();
+    let noted: HashSet<String> = list(data)?
+        .iter()
+        .map(|kept| kept.note.migration.to_string())
+        .collect();
     let entries = match std::fs::read_dir(root(data)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io("list", root(data), error)),
     };
     for entry in entries.flatten() {
-        let noted = entry.file_name().to_str().is_some_and(|name| noted.contains(name));
+        let noted = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| noted.contains(name));
         if !noted && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             durable::remove_dir(&entry.path())?;
         }
@@ -93,5 +102,7 @@ pub(in crate::migrate) fn sweep(data: &Path) -> Result<(), Error> {
 pub(in crate::migrate) fn free_bytes(data: &Path) -> Result<u64, Error> {
     let free = DirStorage::read_only(data).and_then(|storage| storage.free_bytes());
     // A system that can't tell is taken for roomy: the copy then ends with the disk's own error.
-    Ok(free.map_err(|error| Error::io("look at", data, error))?.unwrap_or(u64::MAX))
+    Ok(free
+        .map_err(|error| Error::io("look at", data, error))?
+        .unwrap_or(u64::MAX))
 }

@@ -64,7 +64,13 @@ impl Target {
     pub(super) fn start(node: &Node, shard: ShardId) -> Self {
         let instance = InstanceId::random();
         let role = TargetRole::new(hosting(node, shard, instance), HighestSeen::default());
-        Self::spawn(node, shard, role, Vec::new(), Work::new(node, shard, instance))
+        Self::spawn(
+            node,
+            shard,
+            role,
+            Vec::new(),
+            Work::new(node, shard, instance),
+        )
     }
 
     /// The target whose note was found at opening.
@@ -107,7 +113,11 @@ impl Target {
 
     pub(super) async fn call(&self, request: Request) -> Response {
         let (reply, answer) = oneshot::channel();
-        if self.inbox.send(Input::Call(Box::new(request), reply)).is_err() {
+        if self
+            .inbox
+            .send(Input::Call(Box::new(request), reply))
+            .is_err()
+        {
             return ended();
         }
         answer.await.unwrap_or_else(|_| ended())
@@ -178,7 +188,10 @@ impl Actor {
 
     /// Whether this copy serves and its migration is through.
     fn is_over(&self, record: &PlacementRecord) -> bool {
-        let migration = record.migration.as_ref().filter(|m| Some(m.id) == self.work.migration());
+        let migration = record
+            .migration
+            .as_ref()
+            .filter(|m| Some(m.id) == self.work.migration());
         self.role.is_owner() && migration.is_none_or(|m| m.phase.is_final())
     }
 
@@ -233,10 +246,15 @@ impl Actor {
     }
 
     fn perform(&mut self, call: CallId, request: Request) {
-        let Some(reply) = self.calls.take(call) else { return };
+        let Some(reply) = self.calls.take(call) else {
+            return;
+        };
         let work = self.work.clone();
         self.beside(async move {
-            let response = work.perform(request).await.unwrap_or_else(Response::Refused);
+            let response = work
+                .perform(request)
+                .await
+                .unwrap_or_else(Response::Refused);
             let _ = reply.send(response);
         });
     }

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use tokio::task::AbortHandle;
 use watershed_migration::MigrationId;
 use watershed_migration::messages::{
-    Envelope, MARKS_MISSING_MAX, Manifest, RANGES_MAX, Refused, RefusedKind, Request, Response, TargetState,
+    Envelope, MARKS_MISSING_MAX, Manifest, RANGES_MAX, Refused, RefusedKind, Request, Response,
+    TargetState,
 };
 use watershed_migration::target::{TargetNote, VerifiedMarks};
 use watershed_wal::{Epoch, InstanceId, Record, Seq, SeqRange, ShardId, Term};
@@ -76,9 +77,12 @@ impl Work {
     }
 
     fn hosted(&self) -> Result<Arc<Hosted>, Refused> {
-        self.node
-            .hosted_instance(self.instance)
-            .ok_or_else(|| Refused::new(RefusedKind::NotReady, "the copy is not hosted yet: send the checkpoint first"))
+        self.node.hosted_instance(self.instance).ok_or_else(|| {
+            Refused::new(
+                RefusedKind::NotReady,
+                "the copy is not hosted yet: send the checkpoint first",
+            )
+        })
     }
 
     fn manifest(&self) -> Result<Manifest, Refused> {
@@ -90,12 +94,23 @@ impl Work {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Refused> {
-        self.node.migrations.tasks().blocking(work).await.map_err(refused)
+        self.node
+            .migrations
+            .tasks()
+            .blocking(work)
+            .await
+            .map_err(refused)
     }
 
     /// Keeps the note, durably. Gives the bytes free on the disk.
     pub(super) async fn begin(&self, note: TargetNote) -> Result<u64, String> {
-        let (data, kept) = (self.node.dir.clone(), Kept { note, manifest: None });
+        let (data, kept) = (
+            self.node.dir.clone(),
+            Kept {
+                note,
+                manifest: None,
+            },
+        );
         lock(&self.state).note = Some(kept.note.clone());
         let begun = self.blocking(move || {
             files::write(&data, &kept)?;
@@ -113,9 +128,13 @@ impl Work {
             Request::Missing { through, .. } => self.missing(through),
             Request::ComparePage { after, limit, .. } => {
                 let store = self.hosted()?.store().map_err(refused)?;
-                self.blocking(move || compare::page(&store, after.as_deref(), limit)).await
+                self.blocking(move || compare::page(&store, after.as_deref(), limit))
+                    .await
             }
-            other => Err(Refused::new(RefusedKind::Unsupported, format!("{} is not for a target", other.name()))),
+            other => Err(Refused::new(
+                RefusedKind::Unsupported,
+                format!("{} is not for a target", other.name()),
+            )),
         }
     }
 
@@ -124,11 +143,17 @@ impl Work {
         let note = {
             let mut state = lock(&self.state);
             let Some(note) = state.note.clone() else {
-                return Err(Refused::new(RefusedKind::NotReady, "the copy was not begun"));
+                return Err(Refused::new(
+                    RefusedKind::NotReady,
+                    "the copy was not begun",
+                ));
             };
             match &state.manifest {
                 Some(known) if *known != manifest => {
-                    return Err(Refused::new(RefusedKind::Conflict, "another checkpoint than the one begun with"));
+                    return Err(Refused::new(
+                        RefusedKind::Conflict,
+                        "another checkpoint than the one begun with",
+                    ));
                 }
                 _ => state.manifest = Some(manifest.clone()),
             }
@@ -139,12 +164,23 @@ impl Work {
             state.error = None;
             note
         };
-        let (node, kept) = (self.node.clone(), Kept { note: note.clone(), manifest: Some(manifest.clone()) });
+        let (node, kept) = (
+            self.node.clone(),
+            Kept {
+                note: note.clone(),
+                manifest: Some(manifest.clone()),
+            },
+        );
         let begun = self.blocking(move || {
             files::write(&node.dir, &kept)?;
             durable::make_dir(&files::dir(&node.dir, kept.note.migration))?;
             let (note, manifest) = (kept.note, &manifest);
-            node.install_receiver(note.shard, note.instance, mark(manifest), manifest.terms.clone())
+            node.install_receiver(
+                note.shard,
+                note.instance,
+                mark(manifest),
+                manifest.terms.clone(),
+            )
         });
         begun.await?;
         let rate = self.rate(env).await?;
@@ -166,8 +202,15 @@ impl Work {
 
     /// The migration's bound of the copy's speed, as the placement has it.
     async fn rate(&self, env: Envelope) -> Result<Option<u64>, Refused> {
-        let record = self.node.placement.read(self.shard).await.map_err(|error| refused(error.into()))?;
-        let migration = record.and_then(|record| record.migration).filter(|m| m.id == env.migration);
+        let record = self
+            .node
+            .placement
+            .read(self.shard)
+            .await
+            .map_err(|error| refused(error.into()))?;
+        let migration = record
+            .and_then(|record| record.migration)
+            .filter(|m| m.id == env.migration);
         Ok(migration.and_then(|m| m.config.rate_bytes_per_s))
     }
 
@@ -194,17 +237,31 @@ impl Work {
         let state = lock(&self.state);
         let base = state.manifest.as_ref().map(|manifest| manifest.base);
         let from = base.unwrap_or_default();
-        let has = hosted.as_ref().map(|hosted| hosted.log.has()).unwrap_or_default();
+        let has = hosted
+            .as_ref()
+            .map(|hosted| hosted.log.has())
+            .unwrap_or_default();
         let total_bytes = state.manifest.as_ref().map_or(0, Manifest::total_bytes);
         TargetState {
-            copied_bytes: if state.opened { total_bytes } else { self.copied.load(Ordering::Relaxed) },
+            copied_bytes: if state.opened {
+                total_bytes
+            } else {
+                self.copied.load(Ordering::Relaxed)
+            },
             total_bytes,
             opened: state.opened,
             base,
             has_max: has.max(),
             durable: has.contiguous_after(from),
-            applied: hosted.and_then(|hosted| hosted.applied()).map_or(from, |applied| applied.seq),
-            files: state.manifest.as_ref().filter(|_| state.opened).map(|m| m.files.clone()).unwrap_or_default(),
+            applied: hosted
+                .and_then(|hosted| hosted.applied())
+                .map_or(from, |applied| applied.seq),
+            files: state
+                .manifest
+                .as_ref()
+                .filter(|_| state.opened)
+                .map(|m| m.files.clone())
+                .unwrap_or_default(),
             error: state.error.clone(),
         }
     }
@@ -213,19 +270,35 @@ impl Work {
     async fn receive(&self, records: Bytes) -> Result<Response, Refused> {
         let hosted = self.hosted()?;
         let epoch = lock(&self.state).note.as_ref().map(|note| note.epoch);
-        let records = Record::decode_many(&records)
-            .map_err(|error| Refused::new(RefusedKind::Damaged, format!("the records can't be read: {error}")))?;
-        if records.iter().any(|record| Some(record.term().epoch) != epoch) {
-            return Err(Refused::new(RefusedKind::StaleEpoch, "records of another epoch than the source's"));
+        let records = Record::decode_many(&records).map_err(|error| {
+            Refused::new(
+                RefusedKind::Damaged,
+                format!("the records can't be read: {error}"),
+            )
+        })?;
+        if records
+            .iter()
+            .any(|record| Some(record.term().epoch) != epoch)
+        {
+            return Err(Refused::new(
+                RefusedKind::StaleEpoch,
+                "records of another epoch than the source's",
+            ));
         }
         let base = hosted.log.base();
-        let records: Vec<Record> = records.into_iter().filter(|record| record.seq() > base).collect();
+        let records: Vec<Record> = records
+            .into_iter()
+            .filter(|record| record.seq() > base)
+            .collect();
         let stored = records.len() as u64;
         if !records.is_empty() {
             hosted.receive(records).await.map_err(refused)?;
         }
         let durable_contiguous = hosted.log.watermarks().durable;
-        Ok(Response::RecordsAck { durable_contiguous, stored })
+        Ok(Response::RecordsAck {
+            durable_contiguous,
+            stored,
+        })
     }
 
     fn missing(&self, through: Seq) -> Result<Response, Refused> {
@@ -270,18 +343,28 @@ impl Work {
             shard: self.shard,
             instance: self.instance,
         };
-        let hosted = self.node.hosted_instance(self.instance).ok_or_else(no_copy)?;
+        let hosted = self
+            .node
+            .hosted_instance(self.instance)
+            .ok_or_else(no_copy)?;
         if let Role::Owner { term } = hosted.role()
             && term.epoch >= epoch
         {
             // It was opened as the owner after a restart.
-            let first = hosted.log.terms().iter().find(|start| start.term == term).map(|start| start.first);
+            let first = hosted
+                .log
+                .terms()
+                .iter()
+                .find(|start| start.term == term)
+                .map(|start| start.first);
             return first.map(|first| (term, first)).ok_or_else(no_copy);
         }
         let applied = hosted.wait_applied(f).await?;
         let end = hosted.log.has().max().unwrap_or(applied);
         if applied != f || end > f {
-            let what = format!("it holds Seqs up to {end} and applied {applied}, and was activated at {f}");
+            let what = format!(
+                "it holds Seqs up to {end} and applied {applied}, and was activated at {f}"
+            );
             return Err(Error::inconsistent(self.shard, what));
         }
         let started = hosted.become_owner(epoch).await?;
@@ -294,7 +377,9 @@ impl Work {
         if let Some(pull) = lock(&self.state).pull.take() {
             pull.abort();
         }
-        let Some(migration) = self.migration() else { return Ok(0) };
+        let Some(migration) = self.migration() else {
+            return Ok(0);
+        };
         let node = self.node.clone();
         let removed = self.blocking(move || {
             let bytes = match node.hosted_instance(instance) {
@@ -312,7 +397,11 @@ impl Work {
 fn mark(manifest: &Manifest) -> Applied {
     Applied {
         seq: manifest.base,
-        term: manifest.terms.last().map(|start| start.term).unwrap_or_default(),
+        term: manifest
+            .terms
+            .last()
+            .map(|start| start.term)
+            .unwrap_or_default(),
         digest: manifest.digest,
     }
 }
@@ -332,18 +421,34 @@ impl Copy {
         if !into.is_dir() {
             self.pull.run().await?;
         }
-        let Self { node, note, manifest, pull } = self;
+        let Self {
+            node,
+            note,
+            manifest,
+            pull,
+        } = self;
         let tasks = node.migrations.tasks().clone();
-        Ok(tasks.blocking(move || open(&node, &note, &manifest, &pull.dir, &into)).await?)
+        Ok(tasks
+            .blocking(move || open(&node, &note, &manifest, &pull.dir, &into))
+            .await?)
     }
 }
 
 /// Proves the files, gives them their place and lets records be applied. Blocks.
-fn open(node: &Node, note: &TargetNote, manifest: &Manifest, from: &Path, into: &Path) -> Result<(), Error> {
+fn open(
+    node: &Node,
+    note: &TargetNote,
+    manifest: &Manifest,
+    from: &Path,
+    into: &Path,
+) -> Result<(), Error> {
     if !into.is_dir() {
         let found = Store::verify_dir(&node.env, from, &manifest.files)?;
         if (found.seq, found.digest) != (manifest.base, manifest.digest) {
-            let what = format!("the checkpoint's files end at {}, it was announced to end at {}", found.seq, manifest.base);
+            let what = format!(
+                "the checkpoint's files end at {}, it was announced to end at {}",
+                found.seq, manifest.base
+            );
             return Err(Error::inconsistent(note.shard, what));
         }
         durable::sync_dir(from)?;
@@ -352,10 +457,12 @@ fn open(node: &Node, note: &TargetNote, manifest: &Manifest, from: &Path, into: 
         into.parent().map_or(Ok(()), durable::sync_dir)?;
         from.parent().map_or(Ok(()), durable::sync_dir)?;
     }
-    let hosted = node.hosted_instance(note.instance).ok_or(Error::NoInstance {
-        shard: note.shard,
-        instance: note.instance,
-    })?;
+    let hosted = node
+        .hosted_instance(note.instance)
+        .ok_or(Error::NoInstance {
+            shard: note.shard,
+            instance: note.instance,
+        })?;
     if hosted.store().is_err() {
         hosted.attach_store(Store::open(&node.env, into)?);
     }
