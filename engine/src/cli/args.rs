@@ -195,7 +195,7 @@ pub(super) struct ScanArgs {
     pub(super) reverse: bool,
     /// At most so many entries.
     #[arg(long, value_name = "N")]
-    pub(super) limit: Option<usize>,
+    pub(super) limit: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -205,7 +205,9 @@ pub(super) struct StatusArgs {
 }
 
 fn probability(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    let value: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number"))?;
     if (0.0..=1.0).contains(&value) {
         Ok(value)
     } else {
@@ -226,8 +228,11 @@ mod tests {
 
     #[test]
     fn a_later_demo_flag_replaces_an_earlier_one() {
-        let args = Args::try_parse_from(["watershed", "demo", "--writers", "8", "--writers", "3"]).unwrap();
-        let Command::Demo(demo) = args.command else { panic!("not a demo") };
+        let args = Args::try_parse_from(["watershed", "demo", "--writers", "8", "--writers", "3"])
+            .unwrap();
+        let Command::Demo(demo) = args.command else {
+            panic!("not a demo")
+        };
         assert_eq!(demo.writers, 3);
     }
 

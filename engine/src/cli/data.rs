@@ -22,30 +22,49 @@ pub(super) fn put(args: &PutArgs) -> Result<Answer, Failure> {
             .map_err(|error| Failure::new(Kind::Io, format!("reading standard input: {error}")))?;
     }
     let engine = Engine::open(&args.dir.dir)?;
-    let version = engine.put(args.key.as_bytes(), value).durability(args.durability.into()).wait()?;
+    let version = engine
+        .put(args.key.clone(), value)
+        .durability(args.durability.into())
+        .wait()?;
     engine.close()?;
     let text = format!("version {version}");
-    Ok(Answer::new(text, json!({ "key": args.key, "version": version.to_string() })))
+    Ok(Answer::new(
+        text,
+        json!({ "key": args.key, "version": version.to_string() }),
+    ))
 }
 
 pub(super) fn delete(args: &DeleteArgs) -> Result<Answer, Failure> {
     must_exist(&args.dir.dir)?;
     let engine = Engine::open(&args.dir.dir)?;
-    let version = engine.delete(args.key.as_bytes()).durability(args.durability.into()).wait()?;
+    let version = engine
+        .delete(args.key.clone())
+        .durability(args.durability.into())
+        .wait()?;
     engine.close()?;
     let text = format!("version {version}");
-    Ok(Answer::new(text, json!({ "key": args.key, "version": version.to_string() })))
+    Ok(Answer::new(
+        text,
+        json!({ "key": args.key, "version": version.to_string() }),
+    ))
 }
 
 pub(super) fn get(args: &GetArgs) -> Result<Answer, Failure> {
     let engine = read_only(&args.dir.dir)?;
     let Some((value, version)) = engine.get_versioned(args.key.as_bytes())? else {
-        return Err(Failure::new(Kind::KeyNotFound, format!("there is no key {:?}", args.key)));
+        return Err(Failure::new(
+            Kind::KeyNotFound,
+            format!("there is no key {:?}", args.key),
+        ));
     };
-    let document = json!({ "key": args.key, "version": version.to_string(), "value": json_bytes(&value) });
+    let document =
+        json!({ "key": args.key, "version": version.to_string(), "value": json_bytes(&value) });
     match String::from_utf8(value.to_vec()) {
         Ok(text) => Ok(Answer::new(text, document)),
-        Err(binary) => Ok(Answer::new(json_bytes(binary.as_bytes()).to_string(), document)),
+        Err(binary) => Ok(Answer::new(
+            json_bytes(binary.as_bytes()).to_string(),
+            document,
+        )),
     }
 }
 
@@ -53,13 +72,13 @@ pub(super) fn scan(args: &ScanArgs, output: &Output) -> Result<Answer, Failure> 
     let engine = read_only(&args.dir.dir)?;
     let mut options = ScanOptions::all();
     if let Some(prefix) = &args.prefix {
-        options = options.prefix(prefix.as_bytes());
+        options = options.prefix(prefix.clone());
     }
     if let Some(from) = &args.from {
-        options = options.from(from.as_bytes());
+        options = options.from(from.clone());
     }
     if let Some(to) = &args.to {
-        options = options.to(to.as_bytes());
+        options = options.to(to.clone());
     }
     if args.reverse {
         options = options.reverse();
@@ -68,13 +87,21 @@ pub(super) fn scan(args: &ScanArgs, output: &Output) -> Result<Answer, Failure> 
         options = options.limit(limit);
     }
     let entries = engine.scan(options)?;
-    if output.json() { scan_json(entries) } else { scan_text(entries) }
+    if output.json() {
+        scan_json(entries)
+    } else {
+        scan_text(entries)
+    }
 }
 
 fn scan_json(entries: impl Iterator<Item = Result<Entry, Error>>) -> Result<Answer, Failure> {
     let mut list = JsonList::new("entries")?;
     for entry in entries {
-        let Entry { key, value, version } = entry?;
+        let Entry {
+            key,
+            value,
+            version,
+        } = entry?;
         list.push(&json!({
             "key": json_bytes(&key),
             "version": version.to_string(),
@@ -109,12 +136,17 @@ pub(super) fn read_only(dir: &Path) -> Result<ReadOnly, Failure> {
 fn must_exist(dir: &Path) -> Result<(), Failure> {
     match std::fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => Err(Failure::new(Kind::BadDirectory, format!("{} is not a directory", dir.display()))),
+        Ok(_) => Err(Failure::new(
+            Kind::BadDirectory,
+            format!("{} is not a directory", dir.display()),
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::new(
             Kind::NotFound,
-            format!("there is no engine in {}: name its directory with --dir, or load or put something first", dir.display()),
+            format!(
+                "there is no engine in {}: name its directory with --dir, or load or put something first",
+                dir.display()
+            ),
         )),
         Err(error) => Err(Failure::file("read", dir, &error)),
     }
 }
-

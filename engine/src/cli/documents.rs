@@ -36,8 +36,8 @@ pub(super) struct Documents {
     lines: Box<dyn BufRead + Send>,
     line: u64,
     buffer: Vec<u8>,
-    /// Bytes of the file, for progress.
-    size: u64,
+    /// After a bad line nothing more is read.
+    ended: bool,
 }
 
 impl Documents {
@@ -46,7 +46,10 @@ impl Documents {
         let handle = File::open(file).map_err(failed)?;
         let meta = handle.metadata().map_err(failed)?;
         if meta.is_dir() {
-            return Err(Failure::new(Kind::BadInput, format!("{} is a directory: name a file", file.display())));
+            return Err(Failure::new(
+                Kind::BadInput,
+                format!("{} is a directory: name a file", file.display()),
+            ));
         }
         let mut plain = BufReader::with_capacity(READ_BYTES, handle);
         let compressed = plain.fill_buf().map_err(failed)?.starts_with(&ZSTD_MAGIC);
@@ -56,20 +59,18 @@ impl Documents {
         } else {
             Box::new(plain)
         };
-        Ok(Self::new(file, key_field, lines, meta.len()))
+        Ok(Self::new(file, key_field, lines))
     }
 
-    fn new(file: &Path, key_field: &str, lines: Box<dyn BufRead + Send>, size: u64) -> Self {
-        Self { file: file.to_owned(), key_field: key_field.to_owned(), lines, line: 0, buffer: Vec::new(), size }
-    }
-
-    pub(super) fn file(&self) -> &Path {
-        &self.file
-    }
-
-    /// The file's size on disk in bytes.
-    pub(super) fn size(&self) -> u64 {
-        self.size
+    fn new(file: &Path, key_field: &str, lines: Box<dyn BufRead + Send>) -> Self {
+        Self {
+            file: file.to_owned(),
+            key_field: key_field.to_owned(),
+            lines,
+            line: 0,
+            buffer: Vec::new(),
+            ended: false,
+        }
     }
 
     /// The next line's bytes without its end, in `buffer`; false at the end of the file.
@@ -94,17 +95,28 @@ impl Documents {
             }
         }
         if self.buffer.len() > MAX_VALUE_BYTES {
-            return Err(self.bad(format!("a document has at most {MAX_VALUE_BYTES} bytes, and this line is longer")));
+            return Err(self.bad(format!(
+                "a document has at most {MAX_VALUE_BYTES} bytes, and this line is longer"
+            )));
         }
         Ok(true)
     }
 
     fn document(&self) -> Result<Document, Failure> {
-        let text = std::str::from_utf8(&self.buffer)
-            .map_err(|error| self.bad(format!("not UTF-8 from byte {} of the line on", error.valid_up_to() + 1)))?;
+        let text = std::str::from_utf8(&self.buffer).map_err(|error| {
+            self.bad(format!(
+                "not UTF-8 from byte {} of the line on",
+                error.valid_up_to() + 1
+            ))
+        })?;
         let object: Map<String, Value> = match serde_json::from_str(text) {
             Ok(Value::Object(object)) => object,
-            Ok(other) => return Err(self.bad(format!("a document is a JSON object, and this is {}", name(&other)))),
+            Ok(other) => {
+                return Err(self.bad(format!(
+                    "a document is a JSON object, and this is {}",
+                    name(&other)
+                )));
+            }
             Err(error) => {
                 let text = error.to_string();
                 // serde_json counts lines in the text it was given, which is always its first.
@@ -116,17 +128,27 @@ impl Documents {
         let key = match object.get(field) {
             None => return Err(self.bad(format!("the key field {field:?} is missing"))),
             Some(Value::String(key)) => key.clone(),
-            Some(Value::Number(key)) => number(key).map_err(|what| self.bad(format!("the key field {field:?} {what}")))?,
+            Some(Value::Number(key)) => {
+                number(key).map_err(|what| self.bad(format!("the key field {field:?} {what}")))?
+            }
             Some(other) => {
                 let name = name(other);
-                return Err(self.bad(format!("the key field {field:?} is {name}: it must be a string or a number")));
+                return Err(self.bad(format!(
+                    "the key field {field:?} is {name}: it must be a string or a number"
+                )));
             }
         };
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             let len = key.len();
-            return Err(self.bad(format!("the key field {field:?} has {len} bytes: keys have 1 to {MAX_KEY_BYTES}")));
+            return Err(self.bad(format!(
+                "the key field {field:?} has {len} bytes: keys have 1 to {MAX_KEY_BYTES}"
+            )));
         }
-        Ok(Document { line: self.line, key: key.into(), value: Bytes::copy_from_slice(&self.buffer) })
+        Ok(Document {
+            line: self.line,
+            key: key.into(),
+            value: Bytes::copy_from_slice(&self.buffer),
+        })
     }
 
     fn bad(&self, what: String) -> Failure {
@@ -138,14 +160,17 @@ impl Iterator for Documents {
     type Item = Result<Document, Failure>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.read_line() {
-                Err(failure) => return Some(Err(failure)),
-                Ok(false) => return None,
-                Ok(true) if self.buffer.trim_ascii().is_empty() => {}
-                Ok(true) => return Some(self.document()),
-            }
+        while !self.ended {
+            let document = match self.read_line() {
+                Err(failure) => Err(failure),
+                Ok(false) => break,
+                Ok(true) if self.buffer.trim_ascii().is_empty() => continue,
+                Ok(true) => self.document(),
+            };
+            self.ended = document.is_err();
+            return Some(document);
         }
+        None
     }
 }
 
@@ -175,11 +200,14 @@ mod tests {
 
     fn read(text: impl Into<Vec<u8>>) -> Vec<Result<(u64, String), String>> {
         let lines = Box::new(io::Cursor::new(text.into()));
-        let mut documents = Documents::new(Path::new("f"), "id", lines, 0);
+        let mut documents = Documents::new(Path::new("f"), "id", lines);
         let mut all = Vec::new();
         for document in documents.by_ref() {
             match document {
-                Ok(document) => all.push(Ok((document.line, String::from_utf8(document.key.to_vec()).unwrap()))),
+                Ok(document) => all.push(Ok((
+                    document.line,
+                    String::from_utf8(document.key.to_vec()).unwrap(),
+                ))),
                 Err(failure) => {
                     all.push(Err(failure.sentence()));
                     break;
@@ -192,7 +220,14 @@ mod tests {
     #[test]
     fn keys_are_strings_or_numbers() {
         let found = read("{\"id\":\"a\"}\r\n\n{\"id\":7}\n{\"id\":-1.5}");
-        assert_eq!(found, [Ok((1, "a".into())), Ok((3, "7".into())), Ok((4, "-1.5".into()))]);
+        assert_eq!(
+            found,
+            [
+                Ok((1, "a".into())),
+                Ok((3, "7".into())),
+                Ok((4, "-1.5".into()))
+            ]
+        );
         assert_eq!(read(""), []);
         assert_eq!(read(" \n\r\n"), []);
     }
@@ -200,28 +235,51 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         for (bad, what) in [
-            ("{\"id\":", "f:2: not JSON: EOF while parsing a value at column 6"),
-            ("{\"id\":\"x\"} y", "f:2: not JSON: trailing characters at column 12"),
-            ("[1]", "f:2: a document is a JSON object, and this is an array"),
+            (
+                "{\"id\":",
+                "f:2: not JSON: EOF while parsing a value at column 6",
+            ),
+            (
+                "{\"id\":\"x\"} y",
+                "f:2: not JSON: trailing characters at column 12",
+            ),
+            (
+                "[1]",
+                "f:2: a document is a JSON object, and this is an array",
+            ),
             ("{}", "f:2: the key field \"id\" is missing"),
-            ("{\"id\":null}", "f:2: the key field \"id\" is null: it must be a string or a number"),
-            ("{\"id\":\"\"}", "f:2: the key field \"id\" has 0 bytes: keys have 1 to 65536"),
+            (
+                "{\"id\":null}",
+                "f:2: the key field \"id\" is null: it must be a string or a number",
+            ),
+            (
+                "{\"id\":\"\"}",
+                "f:2: the key field \"id\" has 0 bytes: keys have 1 to 65536",
+            ),
             (
                 "{\"id\":123456789012345678901234567890}",
                 "f:2: the key field \"id\" is a number too large to be exact: write it as a string",
             ),
         ] {
-            let found = read(format!("{{\"id\":\"good\"}}\n{bad}\n{{\"id\":\"never\"}}\n"));
+            let found = read(format!(
+                "{{\"id\":\"good\"}}\n{bad}\n{{\"id\":\"never\"}}\n"
+            ));
             assert_eq!(found, [Ok((1, "good".into())), Err(what.into())]);
         }
         let found = read(b"{\"id\":\"\xff\"}".to_vec());
-        assert_eq!(found, [Err("f:1: not UTF-8 from byte 8 of the line on".into())]);
+        assert_eq!(
+            found,
+            [Err("f:1: not UTF-8 from byte 8 of the line on".into())]
+        );
     }
 
     #[test]
     fn a_line_without_an_end_costs_bounded_memory() {
         let found = read(vec![b'{'; MAX_VALUE_BYTES + 100]);
-        assert!(matches!(&found[..], [Err(what)] if what.contains("at most 16777216 bytes")), "{found:?}");
+        assert!(
+            matches!(&found[..], [Err(what)] if what.contains("at most 16777216 bytes")),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -231,7 +289,12 @@ mod tests {
         let (plain, packed) = (dir.path().join("plain"), dir.path().join("packed"));
         std::fs::write(&plain, text).unwrap();
         std::fs::write(&packed, zstd::encode_all(text.as_bytes(), 3).unwrap()).unwrap();
-        let all = |path: &Path| Documents::open(path, "id").unwrap().map(Result::unwrap).collect::<Vec<_>>();
+        let all = |path: &Path| {
+            Documents::open(path, "id")
+                .unwrap()
+                .map(Result::unwrap)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(all(&plain), all(&packed));
         assert_eq!(all(&plain)[0].value, "{\"id\":\"a\",\"x\":1}");
 

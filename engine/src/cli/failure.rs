@@ -52,7 +52,12 @@ pub(super) enum Kind {
 
 impl Failure {
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), file: None, line: None }
+        Self {
+            kind,
+            message: message.into(),
+            file: None,
+            line: None,
+        }
     }
 
     pub(super) fn usage(message: impl Into<String>) -> Self {
@@ -70,7 +75,11 @@ impl Failure {
     }
 
     pub(super) fn stdout(error: &io::Error) -> Self {
-        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::BrokenPipe } else { Kind::Io };
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe {
+            Kind::BrokenPipe
+        } else {
+            Kind::Io
+        };
         Self::new(kind, format!("writing to standard output: {error}"))
     }
 
@@ -81,12 +90,19 @@ impl Failure {
             io::ErrorKind::NotFound => (Kind::NotFound, format!("there is no {shown}")),
             io::ErrorKind::PermissionDenied => (
                 Kind::PermissionDenied,
-                format!("no permission to {op} {shown}: use an account that may, or change its mode"),
+                format!(
+                    "no permission to {op} {shown}: use an account that may, or change its mode"
+                ),
             ),
             io::ErrorKind::StorageFull => (Kind::NoRoom, format!("no room left to {op} {shown}")),
             _ => (Kind::Io, format!("{op} {shown}: {error}")),
         };
-        Self { kind, message, file: Some(file.to_owned()), line: None }
+        Self {
+            kind,
+            message,
+            file: Some(file.to_owned()),
+            line: None,
+        }
     }
 
     pub(super) fn is_usage(&self) -> bool {
@@ -127,14 +143,21 @@ impl From<Error> for Failure {
             Error::Log(LogError::Full { .. }) => (Kind::NoRoom, None),
             Error::Log(LogError::Damaged(_)) => (Kind::Damaged, None),
             Error::LogOpen { dir, source } => match &**source {
-                OpenError::Damaged(_) | OpenError::MissingSegment { .. } => (Kind::Damaged, Some(dir.clone())),
+                OpenError::Damaged(_) | OpenError::MissingSegment { .. } => {
+                    (Kind::Damaged, Some(dir.clone()))
+                }
                 OpenError::NewerFormat { .. } => (Kind::NewerFormat, Some(dir.clone())),
                 OpenError::Foreign { .. } => (Kind::BadDirectory, Some(dir.clone())),
                 _ => (Kind::Engine, Some(dir.clone())),
             },
             _ => (Kind::Engine, None),
         };
-        Self { kind, message, file, line: None }
+        Self {
+            kind,
+            message,
+            file,
+            line: None,
+        }
     }
 }
 
@@ -147,12 +170,18 @@ mod tests {
         let failure = Failure::line(Path::new("a/b.ndjson"), 17, "not JSON");
         assert_eq!(failure.sentence(), "a/b.ndjson:17: not JSON");
         let json = serde_json::to_value(&failure).unwrap();
-        assert_eq!(json, serde_json::json!({"kind": "bad-input", "message": "not JSON", "file": "a/b.ndjson", "line": 17}));
+        assert_eq!(
+            json,
+            serde_json::json!({"kind": "bad-input", "message": "not JSON", "file": "a/b.ndjson", "line": 17})
+        );
     }
 
     #[test]
     fn a_missing_file_is_one_plain_sentence() {
         let error = io::Error::from(io::ErrorKind::NotFound);
-        assert_eq!(Failure::file("open", Path::new("x"), &error).sentence(), "there is no x");
+        assert_eq!(
+            Failure::file("open", Path::new("x"), &error).sentence(),
+            "there is no x"
+        );
     }
 }

@@ -17,7 +17,10 @@ pub(super) struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self { buckets: vec![0; BUCKETS], count: 0 }
+        Self {
+            buckets: vec![0; BUCKETS],
+            count: 0,
+        }
     }
 }
 
@@ -56,7 +59,9 @@ fn bucket(us: u64) -> usize {
         let shift = us.ilog2() - STEPS_BITS;
         (u64::from(shift) << STEPS_BITS) + (us >> shift)
     };
-    usize::try_from(index).unwrap_or(usize::MAX).min(BUCKETS - 1)
+    usize::try_from(index)
+        .unwrap_or(usize::MAX)
+        .min(BUCKETS - 1)
 }
 
 /// The greatest time that falls into a bucket.
@@ -85,7 +90,10 @@ mod tests {
     fn every_time_lies_in_a_bucket_at_most_one_step_wide() {
         for us in (0..100_000).chain([u64::from(u32::MAX), 1 << 39]) {
             let upper = upper(bucket(us));
-            assert!(upper >= us && upper - us <= us / STEPS, "{us} became {upper}");
+            assert!(
+                upper >= us && upper - us <= us / STEPS,
+                "{us} became {upper}"
+            );
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
     }
@@ -101,7 +109,10 @@ mod tests {
         twice.merge(&times);
         for (percent, exact) in [(50u64, 500u64), (99, 990), (100, 1000)] {
             for found in [times.percentile(percent), twice.percentile(percent)] {
-                assert!(found >= exact && found <= exact + exact / STEPS, "{percent} %: {found}");
+                assert!(
+                    found >= exact && found <= exact + exact / STEPS,
+                    "{percent} %: {found}"
+                );
             }
         }
         assert_eq!(percentile(&[3, 1, 2], 50), 2);

@@ -40,7 +40,13 @@ pub(super) fn run(args: &LoadArgs, output: &Output) -> Result<Answer, Failure> {
     let watch = Watch::new(output);
     let runtime = runtime()?;
     let work = watch.work("loading");
-    let loaded = runtime.block_on(load(&engine, documents, args.durability.into(), &work, |_, _| {}));
+    let loaded = runtime.block_on(load(
+        &engine,
+        documents,
+        args.durability.into(),
+        &work,
+        |_, _| {},
+    ));
     drop(work);
     // Closed in either case: the lines before a bad one stay.
     let closed = engine.close();
@@ -71,7 +77,12 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_time()
         .thread_name("watershed-cli")
         .build()
-        .map_err(|error| Failure::new(super::failure::Kind::Io, format!("starting threads: {error}")))
+        .map_err(|error| {
+            Failure::new(
+                super::failure::Kind::Io,
+                format!("starting threads: {error}"),
+            )
+        })
 }
 
 /// Writes all documents; `acknowledged` is told of each with the version it got.
@@ -134,7 +145,13 @@ impl<F: FnMut(Document, Version)> Load<'_, F> {
             if chunk.len() == LOOK_UP {
                 self.write_all(std::mem::take(&mut chunk)).await?;
                 let loaded = &self.loaded;
-                work.now(|| format!("{} documents, {}", thousands(loaded.documents), bytes(loaded.bytes)));
+                work.now(|| {
+                    format!(
+                        "{} documents, {}",
+                        thousands(loaded.documents),
+                        bytes(loaded.bytes)
+                    )
+                });
             }
         }
         self.write_all(chunk).await?;
@@ -142,7 +159,10 @@ impl<F: FnMut(Document, Version)> Load<'_, F> {
     }
 
     async fn write_all(&mut self, documents: Vec<Document>) -> Result<(), Failure> {
-        let keys: Vec<Bytes> = documents.iter().map(|document| document.key.clone()).collect();
+        let keys: Vec<Bytes> = documents
+            .iter()
+            .map(|document| document.key.clone())
+            .collect();
         let found = self.engine.multi_get(keys).await?;
         for (document, found) in documents.into_iter().zip(found) {
             let repeated = !self.seen.insert(xxh3_128(&document.key));
@@ -153,7 +173,10 @@ impl<F: FnMut(Document, Version)> Load<'_, F> {
                 self.one_done().await?;
             }
             self.busy.insert(document.key.clone());
-            let write = self.engine.put(document.key.clone(), document.value.clone()).durability(self.durability);
+            let write = self
+                .engine
+                .put(document.key.clone(), document.value.clone())
+                .durability(self.durability);
             self.writes.spawn(async move { (document, write.await) });
         }
         Ok(())
@@ -161,8 +184,11 @@ impl<F: FnMut(Document, Version)> Load<'_, F> {
 
     /// Waits for one of the writes in flight.
     async fn one_done(&mut self) -> Result<(), Failure> {
-        let Some(done) = self.writes.join_next().await else { return Ok(()) };
-        let (document, result) = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let Some(done) = self.writes.join_next().await else {
+            return Ok(());
+        };
+        let (document, result) =
+            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         self.busy.remove(&document.key);
         let version = result?;
         self.loaded.documents += 1;

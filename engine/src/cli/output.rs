@@ -23,12 +23,22 @@ pub(super) struct Answer {
 impl Answer {
     /// `document` with `--json`, otherwise `text` (without its last line end).
     pub(super) fn new(text: impl Into<String>, document: Value) -> Self {
-        Self { text: text.into(), document, done: true, printed: false }
+        Self {
+            text: text.into(),
+            document,
+            done: true,
+            printed: false,
+        }
     }
 
     /// An answer which the command has written to standard output already, because it may be too long to collect.
     pub(super) fn printed() -> Self {
-        Self { text: String::new(), document: Value::Null, done: true, printed: true }
+        Self {
+            text: String::new(),
+            document: Value::Null,
+            done: true,
+            printed: true,
+        }
     }
 
     /// Exit status 1 although there is an answer.
@@ -65,11 +75,19 @@ impl Output {
     }
 
     pub(super) fn answer(&self, answer: &Answer) -> ExitCode {
-        let status = if answer.done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
+        let status = if answer.done {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(FAILED)
+        };
         if answer.printed {
             return status;
         }
-        let text = if self.json { document(&answer.document) } else { answer.text.clone() };
+        let text = if self.json {
+            document(&answer.document)
+        } else {
+            answer.text.clone()
+        };
         match print(&text) {
             Ok(()) => status,
             Err(failure) => self.failure(&failure),
@@ -87,7 +105,11 @@ impl Output {
         } else {
             self.say(&format!("error: {}", failure.sentence()));
         }
-        ExitCode::from(if failure.is_usage() { WRONG_USAGE } else { FAILED })
+        ExitCode::from(if failure.is_usage() {
+            WRONG_USAGE
+        } else {
+            FAILED
+        })
     }
 }
 
@@ -103,7 +125,13 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())
-        .and_then(|()| if text.is_empty() { Ok(()) } else { stdout.write_all(b"\n") })
+        .and_then(|()| {
+            if text.is_empty() {
+                Ok(())
+            } else {
+                stdout.write_all(b"\n")
+            }
+        })
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::stdout(&error))
 }
@@ -135,10 +163,13 @@ impl JsonList {
     /// Prints the document, with the number of elements as `count` at its end.
     pub(super) fn print(mut self) -> Result<(), Failure> {
         let end = if self.count == 0 { "]" } else { "\n]" };
-        writeln!(self.spool, "{end}, \"count\": {}}}", self.count).map_err(|error| Self::failed(&error))?;
+        writeln!(self.spool, "{end}, \"count\": {}}}", self.count)
+            .map_err(|error| Self::failed(&error))?;
         self.spool.rewind().map_err(|error| Self::failed(&error))?;
         let mut stdout = io::stdout().lock();
-        io::copy(&mut self.spool, &mut stdout).and_then(|_| stdout.flush()).map_err(|error| Failure::stdout(&error))
+        io::copy(&mut self.spool, &mut stdout)
+            .and_then(|_| stdout.flush())
+            .map_err(|error| Failure::stdout(&error))
     }
 
     fn failed(error: &io::Error) -> Failure {
@@ -150,7 +181,9 @@ impl JsonList {
 pub(super) fn json_bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::String(text.to_owned()),
-        Err(_) => json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }),
+        Err(_) => {
+            json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
+        }
     }
 }
 
@@ -197,15 +230,27 @@ mod tests {
 
     #[test]
     fn thousands_are_set_apart() {
-        for (count, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (171_075, "171,075"), (1_000_000, "1,000,000")] {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (171_075, "171,075"),
+            (1_000_000, "1,000,000"),
+        ] {
             assert_eq!(thousands(count), text);
         }
     }
 
     #[test]
     fn units_suit_the_size() {
-        assert_eq!((bytes(999), bytes(4_700_000)), ("999 B".into(), "4.7 MB".into()));
-        assert_eq!((micros(840), micros(12_400)), ("840 µs".into(), "12.4 ms".into()));
+        assert_eq!(
+            (bytes(999), bytes(4_700_000)),
+            ("999 B".into(), "4.7 MB".into())
+        );
+        assert_eq!(
+            (micros(840), micros(12_400)),
+            ("840 µs".into(), "12.4 ms".into())
+        );
     }
 
     #[test]

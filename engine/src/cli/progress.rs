@@ -19,8 +19,13 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(output: &Output) -> Self {
-        let bars = output.bars().then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-        Self { output: *output, bars }
+        let bars = output
+            .bars()
+            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+        Self {
+            output: *output,
+            bars,
+        }
     }
 
     /// A line that stays.
@@ -40,7 +45,12 @@ impl Watch {
             bar.set_prefix(name.to_owned());
             bar
         });
-        Work { watch: self.clone(), name: name.to_owned(), bar, last: Mutex::new(Instant::now()) }
+        Work {
+            watch: self.clone(),
+            name: name.to_owned(),
+            bar,
+            last: Mutex::new(Instant::now()),
+        }
     }
 }
 
@@ -68,7 +78,9 @@ impl Work {
 
     /// How much of `total` is done.
     pub(super) fn at(&self, done: u64, total: u64, words: impl FnOnce() -> String) {
-        let Some(bar) = &self.bar else { return self.line(words) };
+        let Some(bar) = &self.bar else {
+            return self.line(words);
+        };
         if bar.length() == Some(0) && total > 0 {
             bar.set_style(style("{prefix:<18} [{bar:24}] {percent:>3}%  {msg}"));
         }

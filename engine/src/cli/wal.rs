@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use watershed_wal::{DirStorage, DumpLine, LogEnd, LogError, LogView, OpenError, Storage};
+use watershed_wal::{DirStorage, DumpLine, LogEnd, LogView, OpenError, Storage};
 
 use super::failure::{Failure, Kind};
 use super::output::{Answer, JsonList, Output, bytes, thousands};
@@ -18,7 +18,11 @@ pub(super) fn verify(dir: &Path) -> Result<Answer, Failure> {
     let report = watershed_wal::verify(storage(dir)?).map_err(|error| failed(dir, error))?;
     let end = match report.tail {
         LogEnd::Clean => "a clean end".to_owned(),
-        LogEnd::Torn { segment, offset, bytes_cut } => format!(
+        LogEnd::Torn {
+            segment,
+            offset,
+            bytes_cut,
+        } => format!(
             "a torn tail: segment {segment:016x} ends at offset {offset}, and {bytes_cut} bytes after it were never promised"
         ),
     };
@@ -34,22 +38,26 @@ pub(super) fn verify(dir: &Path) -> Result<Answer, Failure> {
 
 pub(super) fn dump(dir: &Path, output: &Output) -> Result<Answer, Failure> {
     let (view, _) = LogView::open(storage(dir)?).map_err(|error| failed(dir, error))?;
-    if output.json() { dump_json(view.dump()) } else { dump_text(view.dump()) }
+    if output.json() {
+        dump_json(view.dump())
+    } else {
+        dump_text(view.dump())
+    }
 }
 
-fn dump_json(lines: impl Iterator<Item = Result<DumpLine, LogError>>) -> Result<Answer, Failure> {
+fn dump_json(lines: impl Iterator<Item = DumpLine>) -> Result<Answer, Failure> {
     let mut list = JsonList::new("records")?;
     for line in lines {
-        list.push(&json!(line.map_err(Error::from)?))?;
+        list.push(&json!(line))?;
     }
     list.print()?;
     Ok(Answer::printed())
 }
 
-fn dump_text(lines: impl Iterator<Item = Result<DumpLine, LogError>>) -> Result<Answer, Failure> {
+fn dump_text(lines: impl Iterator<Item = DumpLine>) -> Result<Answer, Failure> {
     let mut out = io::BufWriter::with_capacity(64 << 10, io::stdout().lock());
     for line in lines {
-        let line = columns(&json!(line.map_err(Error::from)?));
+        let line = columns(&json!(line));
         writeln!(out, "{line}").map_err(|error| Failure::stdout(&error))?;
     }
     out.flush().map_err(|error| Failure::stdout(&error))?;
@@ -58,20 +66,33 @@ fn dump_text(lines: impl Iterator<Item = Result<DumpLine, LogError>>) -> Result<
 
 /// One line, `name=value` for each field that has a value.
 fn columns(line: &Value) -> String {
-    let Value::Object(fields) = line else { return line.to_string() };
-    let shown = fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| match value {
-        Value::String(text) => format!("{name}={text}"),
-        other => format!("{name}={other}"),
-    });
+    let Value::Object(fields) = line else {
+        return line.to_string();
+    };
+    let shown =
+        fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| match value {
+                Value::String(text) => format!("{name}={text}"),
+                other => format!("{name}={other}"),
+            });
     shown.collect::<Vec<_>>().join(" ")
 }
 
 fn storage(dir: &Path) -> Result<Arc<dyn Storage>, Failure> {
     let wal = dir.join("wal");
     match std::fs::read_dir(&wal) {
-        Ok(_) => Ok(Arc::new(DirStorage::read_only(&wal))),
+        Ok(_) => {
+            let storage =
+                DirStorage::read_only(&wal).map_err(|error| Failure::file("read", &wal, &error))?;
+            Ok(Arc::new(storage))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = format!("there is no log in {}: name an engine's directory", dir.display());
+            let message = format!(
+                "there is no log in {}: name an engine's directory",
+                dir.display()
+            );
             Err(Failure::new(Kind::NotFound, message))
         }
         Err(error) => Err(Failure::file("read", &wal, &error)),
@@ -79,5 +100,9 @@ fn storage(dir: &Path) -> Result<Arc<dyn Storage>, Failure> {
 }
 
 fn failed(dir: &Path, error: OpenError) -> Failure {
-    Error::LogOpen { dir: dir.join("wal"), source: Arc::new(error) }.into()
+    Error::LogOpen {
+        dir: dir.join("wal"),
+        source: Arc::new(error),
+    }
+    .into()
 }

@@ -43,18 +43,31 @@ struct State {
 
 impl Boundary {
     /// Puts the keys that are updated and deleted later.
-    pub(super) async fn prepare(shard: ShardId, sender: Sender, runtime: Handle) -> Result<Self, Failure> {
+    pub(super) async fn prepare(
+        shard: ShardId,
+        sender: Sender,
+        runtime: Handle,
+    ) -> Result<Self, Failure> {
         let mut state = State::default();
         let mut writes = JoinSet::new();
         for _ in 0..STOCK {
             let key = state.new_key(shard, &sender);
             state.stock.push(key.clone());
-            writes.spawn(sender.clone().send(put(key, Kind::Insert, "put beforehand")));
+            writes.spawn(
+                sender
+                    .clone()
+                    .send(put(key, Kind::Insert, "put beforehand")),
+            );
         }
         while let Some(done) = writes.join_next().await {
             state.wrote.note(joined(done))?;
         }
-        Ok(Self { shard, sender, runtime, state: Mutex::new(state) })
+        Ok(Self {
+            shard,
+            sender,
+            runtime,
+            state: Mutex::new(state),
+        })
     }
 
     /// The migration is in this phase; the first time it says so, three writes are submitted before this returns.
@@ -63,12 +76,20 @@ impl Boundary {
         if state.phase.replace(phase) == Some(phase) || phase.is_final() {
             return;
         }
-        let mut ops = vec![put(state.new_key(self.shard, &self.sender), Kind::Insert, phase)];
+        let mut ops = vec![put(
+            state.new_key(self.shard, &self.sender),
+            Kind::Insert,
+            phase,
+        )];
         if let Some(key) = state.stock.pop() {
             ops.push(put(key, Kind::Update, phase));
         }
         if let Some(key) = state.stock.pop() {
-            ops.push(Op { key, kind: Kind::Delete, value: None });
+            ops.push(Op {
+                key,
+                kind: Kind::Delete,
+                value: None,
+            });
         }
         for op in ops {
             let submitted = self.submit(op);
@@ -111,7 +132,11 @@ impl State {
 }
 
 fn put(key: Bytes, kind: Kind, when: impl std::fmt::Display) -> Op {
-    Op { key, kind, value: Some(format!(r#"{{"written":"{when}"}}"#).into()) }
+    Op {
+        key,
+        kind,
+        value: Some(format!(r#"{{"written":"{when}"}}"#).into()),
+    }
 }
 
 /// A write's task is never cancelled, so what it did not give is a panic to be passed on.

@@ -33,7 +33,8 @@ pub(super) struct Checked {
 impl Checked {
     /// Whether every key was as it must be, and the scan saw the same keys.
     pub(super) fn all_right(&self) -> bool {
-        self.lost + self.resurrected + self.wrong_value + self.misplaced == 0 && self.present == self.scanned
+        self.lost + self.resurrected + self.wrong_value + self.misplaced == 0
+            && self.present == self.scanned
     }
 
     fn count(&mut self, finding: Finding) {
@@ -47,7 +48,12 @@ impl Checked {
 }
 
 /// Checks a cluster that was closed and opened again.
-pub(super) async fn check(cluster: &Cluster, moves: &[Move], oracle: &Oracle, work: &Work) -> Result<Checked, Failure> {
+pub(super) async fn check(
+    cluster: &Cluster,
+    moves: &[Move],
+    oracle: &Oracle,
+    work: &Work,
+) -> Result<Checked, Failure> {
     let mut checked = Checked::default();
     let owners = owners(cluster);
     for step in moves {
@@ -69,16 +75,25 @@ pub(super) async fn check(cluster: &Cluster, moves: &[Move], oracle: &Oracle, wo
     for (shard, page) in pages {
         read(cluster, &owners, shard, page, oracle, &mut checked).await?;
     }
-    scan(cluster, oracle, &mut checked, work).await?;
+    scan(cluster, oracle, &mut checked, work)?;
     Ok(checked)
 }
 
 /// Which node hosts each shard.
 fn owners(cluster: &Cluster) -> HashMap<ShardId, usize> {
     let hosted = |(node, engine): (usize, &crate::Engine)| {
-        engine.shards().into_iter().map(move |shard| (shard, node)).collect::<Vec<_>>()
+        engine
+            .shards()
+            .into_iter()
+            .map(move |shard| (shard, node))
+            .collect::<Vec<_>>()
     };
-    cluster.engines().iter().enumerate().flat_map(hosted).collect()
+    cluster
+        .engines()
+        .iter()
+        .enumerate()
+        .flat_map(hosted)
+        .collect()
 }
 
 async fn read(
@@ -93,7 +108,9 @@ async fn read(
     let node = owners.get(&shard).copied().unwrap_or(0);
     let found = cluster.engine(node).multi_get(keys.clone()).await?;
     for (key, found) in keys.iter().zip(found) {
-        let found = found.as_ref().map(|(value, version)| (&value[..], *version));
+        let found = found
+            .as_ref()
+            .map(|(value, version)| (&value[..], *version));
         checked.keys += 1;
         let finding = oracle.judge(key, found);
         checked.present += u64::from(finding == Finding::Right && found.is_some());
@@ -103,10 +120,14 @@ async fn read(
 }
 
 /// Every entry of every shard. What is wrong with a known key was counted when it was read; here unknown keys are.
-async fn scan(cluster: &Cluster, oracle: &Oracle, checked: &mut Checked, work: &Work) -> Result<(), Failure> {
+fn scan(
+    cluster: &Cluster,
+    oracle: &Oracle,
+    checked: &mut Checked,
+    work: &Work,
+) -> Result<(), Failure> {
     let known: std::collections::HashSet<&Bytes> = oracle.keys().collect();
-    let mut entries = cluster.engine(0).scan(ScanOptions::all());
-    while let Some(entry) = entries.next().await {
+    for entry in cluster.engine(0).scan(ScanOptions::all()) {
         let entry = entry?;
         let finding = oracle.judge(&entry.key, Some((&entry.value, entry.version)));
         if finding == Finding::Right {

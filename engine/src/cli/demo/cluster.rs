@@ -26,7 +26,12 @@ pub(super) struct Move {
 
 impl Cluster {
     /// Starts `nodes` nodes in `root`; forwarded records are lost with probability `fail_forward`.
-    pub(super) fn open(root: &Path, nodes: u32, shards: u32, fail_forward: f64) -> Result<Self, Failure> {
+    pub(super) fn open(
+        root: &Path,
+        nodes: u32,
+        shards: u32,
+        fail_forward: f64,
+    ) -> Result<Self, Failure> {
         let mut cluster = LocalCluster::open(root)?;
         if fail_forward > 0.0 {
             cluster = cluster.forward_failures(fail_forward, FAILURE_SEED);
@@ -34,9 +39,19 @@ impl Cluster {
         let names: Vec<String> = (0..nodes).map(name).collect();
         let engines = names
             .iter()
-            .map(|name| Engine::options().node(name).shards(shards).cluster(&cluster).open(root.join(name)))
+            .map(|name| {
+                Engine::options()
+                    .node(name)
+                    .shards(shards.into())
+                    .cluster(&cluster)
+                    .open(root.join(name))
+            })
             .collect::<Result<_, _>>()?;
-        Ok(Self { root: root.to_owned(), names, engines })
+        Ok(Self {
+            root: root.to_owned(),
+            names,
+            engines,
+        })
     }
 
     pub(super) fn engines(&self) -> &[Engine] {
@@ -54,7 +69,10 @@ impl Cluster {
     /// Closes all nodes; the first error counts, all are closed.
     pub(super) fn close(self) -> Result<(), Failure> {
         let closed: Vec<_> = self.engines.iter().map(Engine::close).collect();
-        closed.into_iter().collect::<Result<(), _>>().map_err(Failure::from)
+        closed
+            .into_iter()
+            .collect::<Result<(), _>>()
+            .map_err(Failure::from)
     }
 
     /// Gives each of the first `nodes` nodes its share of the still empty shards.
@@ -62,9 +80,17 @@ impl Cluster {
         for (index, shard) in self.engine(0).shards().into_iter().enumerate() {
             let target = index % nodes;
             if target > 0 {
-                let config = MigrationConfig { grace_ms: 0, ..MigrationConfig::default() };
-                let migration = self.engine(0).migrate(shard).to(self.name(target)).config(config).start()?;
-                migration.finished().await?;
+                let config = MigrationConfig {
+                    grace_ms: 0,
+                    ..MigrationConfig::default()
+                };
+                let migration = self
+                    .engine(0)
+                    .migrate(shard)
+                    .to(self.name(target))
+                    .config(config)
+                    .start()?;
+                migration.finished_async().await?;
             }
         }
         Ok(())
@@ -81,7 +107,8 @@ impl Cluster {
     pub(super) fn copies(&self, node: usize, shard: ShardId) -> Result<usize, Failure> {
         let dir = self.root.join(self.name(node)).join("shards");
         let prefix = format!("{shard}-");
-        let listed = std::fs::read_dir(&dir).map_err(|error| Failure::file("read", &dir, &error))?;
+        let listed =
+            std::fs::read_dir(&dir).map_err(|error| Failure::file("read", &dir, &error))?;
         let mut copies = 0;
         for entry in listed {
             let entry = entry.map_err(|error| Failure::file("read", &dir, &error))?;
@@ -97,7 +124,10 @@ pub(super) fn fresh_dir(dir: &Path) -> Result<(), Failure> {
     if dir.exists() {
         let mut listed = std::fs::read_dir(dir).map_err(|error| failed(&error))?;
         if listed.next().is_some() {
-            let message = format!("{} is not empty: the demo needs a new or an empty directory", dir.display());
+            let message = format!(
+                "{} is not empty: the demo needs a new or an empty directory",
+                dir.display()
+            );
             return Err(Failure::new(Kind::BadDirectory, message));
         }
     }
@@ -105,8 +135,13 @@ pub(super) fn fresh_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 fn name(index: u32) -> String {
-    let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index));
-    letter.map_or_else(|| format!("node-{index}"), |letter| char::from(letter).to_string())
+    let letter = u8::try_from(index)
+        .ok()
+        .and_then(|index| b'a'.checked_add(index));
+    letter.map_or_else(
+        || format!("node-{index}"),
+        |letter| char::from(letter).to_string(),
+    )
 }
 
 fn share(mut hosted: Vec<Vec<ShardId>>, target: usize) -> Vec<Move> {
@@ -116,7 +151,11 @@ fn share(mut hosted: Vec<Vec<ShardId>>, target: usize) -> Vec<Move> {
     while moves.len() < wanted {
         for (source, shards) in hosted.iter_mut().enumerate() {
             if let (true, Some(shard)) = (moves.len() < wanted, shards.pop()) {
-                moves.push(Move { shard, source, target });
+                moves.push(Move {
+                    shard,
+                    source,
+                    target,
+                });
             }
         }
     }
@@ -135,7 +174,11 @@ mod tests {
     fn one_node_gives_exactly_half() {
         let moves = share(vec![shards(0..16)], 1);
         assert_eq!(moves.len(), 8);
-        assert!(moves.iter().all(|moved| moved.source == 0 && moved.target == 1));
+        assert!(
+            moves
+                .iter()
+                .all(|moved| moved.source == 0 && moved.target == 1)
+        );
         assert_eq!(share(vec![shards(0..2)], 1).len(), 1);
     }
 
@@ -145,7 +188,8 @@ mod tests {
         assert_eq!(moves.len(), 4);
         let sources: Vec<_> = moves.iter().map(|moved| moved.source).collect();
         assert_eq!(sources, [0, 1, 2, 0]);
-        let distinct: std::collections::HashSet<_> = moves.iter().map(|moved| moved.shard).collect();
+        let distinct: std::collections::HashSet<_> =
+            moves.iter().map(|moved| moved.shard).collect();
         assert_eq!(distinct.len(), 4);
         assert_eq!(share(vec![Vec::new(), shards(0..1)], 2).len(), 1);
     }

@@ -34,9 +34,8 @@ use super::load::{Loaded, load, runtime};
 use super::output::{Answer, Output, thousands};
 use super::progress::Watch;
 use crate::Version;
-use crate::migration::{
-    MigrationConfig, MigrationCoordinator, SafetyPolicy, migration_warning_if_ae_disabled,
-};
+use crate::migration::anti_entropy::migration_warning_if_ae_disabled;
+use crate::migration::{MigrationConfig, MigrationCoordinator, SafetyPolicy};
 use boundary::Boundary;
 use cluster::{Cluster, Move};
 use movers::Moving;
@@ -52,7 +51,10 @@ const MADE_UP: u64 = 50_000;
 
 pub(super) fn run(args: &DemoArgs, output: &Output) -> Result<Answer, Failure> {
     let config = MigrationConfig {
-        safety: SafetyPolicy { anti_entropy: !args.no_anti_entropy, delta_pass: !args.no_delta_pass },
+        safety: SafetyPolicy {
+            anti_entropy: !args.no_anti_entropy,
+            delta_pass: !args.no_delta_pass,
+        },
         grace_ms: GRACE_MS,
         ..MigrationConfig::default()
     };
@@ -76,13 +78,21 @@ pub(super) fn run(args: &DemoArgs, output: &Output) -> Result<Answer, Failure> {
             dir.as_path()
         }
         None => {
-            temporary = tempfile::Builder::new().prefix("watershed-demo-").tempdir().map_err(|error| {
-                Failure::file("make a directory in", &std::env::temp_dir(), &error)
-            })?;
+            temporary = tempfile::Builder::new()
+                .prefix("watershed-demo-")
+                .tempdir()
+                .map_err(|error| {
+                    Failure::file("make a directory in", &std::env::temp_dir(), &error)
+                })?;
             temporary.path()
         }
     };
-    let demo = Demo { args, config, watch: Watch::new(output), root };
+    let demo = Demo {
+        args,
+        config,
+        watch: Watch::new(output),
+        root,
+    };
     let runtime = runtime()?;
     let mut report = runtime.block_on(demo.run(documents))?;
     report.warning = warning;
@@ -99,7 +109,10 @@ struct Demo<'a> {
 type Facts = BTreeMap<Bytes, (Bytes, Version)>;
 
 impl Demo<'_> {
-    async fn run(&self, documents: impl Iterator<Item = Result<Document, Failure>>) -> Result<Report, Failure> {
+    async fn run(
+        &self,
+        documents: impl Iterator<Item = Result<Document, Failure>>,
+    ) -> Result<Report, Failure> {
         let args = self.args;
         let cluster = Cluster::open(self.root, args.nodes + 1, args.shards, args.fail_forward)?;
         cluster.spread(cluster.engines().len() - 1).await?;
@@ -112,20 +125,29 @@ impl Demo<'_> {
         for step in &moves {
             let sender = self.sender(&cluster, step.source, &tally);
             let boundary = Boundary::prepare(step.shard, sender, Handle::current()).await?;
-            moving.push(Moving { step: *step, boundary: Arc::new(boundary) });
+            moving.push(Moving {
+                step: *step,
+                boundary: Arc::new(boundary),
+            });
         }
         let writers = self.start_writers(&cluster, facts, &tally);
         let outcome = self.moves(&cluster, &moving, &tally).await;
         tally.stop();
         let mut wrote = Wrote::default();
         for writer in writers {
-            wrote.merge(writer.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
+            wrote.merge(
+                writer
+                    .await
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?,
+            );
         }
         let outcome = outcome?;
         for moving in &moving {
             wrote.merge(moving.boundary.finish().await?);
         }
-        let nodes = (0..cluster.engines().len()).map(|node| cluster.name(node).to_owned()).collect();
+        let nodes = (0..cluster.engines().len())
+            .map(|node| cluster.name(node).to_owned())
+            .collect();
         drop(moving);
         cluster.close()?;
         let checked = self.check(&moves, &wrote.oracle).await?;
@@ -155,9 +177,15 @@ impl Demo<'_> {
     ) -> Result<(Loaded, Facts), Failure> {
         let work = self.watch.work("loading");
         let mut facts = Facts::new();
-        let loaded = load(cluster.engine(0), documents, self.args.durability.into(), &work, |document, version| {
-            facts.insert(document.key, (document.value, version));
-        });
+        let loaded = load(
+            cluster.engine(0),
+            documents,
+            self.args.durability.into(),
+            &work,
+            |document, version| {
+                facts.insert(document.key, (document.value, version));
+            },
+        );
         Ok((loaded.await?, facts))
     }
 
@@ -200,14 +228,27 @@ impl Demo<'_> {
     }
 
     /// Lets the writers run alone for a while, to measure them, then moves the shards.
-    async fn moves(&self, cluster: &Cluster, moving: &[Moving], tally: &Arc<Tally>) -> Result<movers::Outcome, Failure> {
+    async fn moves(
+        &self,
+        cluster: &Cluster,
+        moving: &[Moving],
+        tally: &Arc<Tally>,
+    ) -> Result<movers::Outcome, Failure> {
         let alone = (self.args.writes / 20).clamp(500, 20_000);
         let work = self.watch.work("writing");
         while tally.acknowledged(Period::Before) < alone && !tally.stopped() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let ticking = tokio::spawn(tick(tally.clone(), work));
-        let outcome = movers::run(cluster, moving, &self.config, tally, &self.watch, self.args.writes).await;
+        let outcome = movers::run(
+            cluster,
+            moving,
+            &self.config,
+            tally,
+            &self.watch,
+            self.args.writes,
+        )
+        .await;
         ticking.abort();
         outcome
     }
@@ -238,7 +279,12 @@ impl Demo<'_> {
 /// Shows how many writes are acknowledged, until it is aborted.
 async fn tick(tally: Arc<Tally>, work: super::progress::Work) {
     loop {
-        work.now(|| format!("{} writes acknowledged", thousands(tally.acknowledged_in_all())));
+        work.now(|| {
+            format!(
+                "{} writes acknowledged",
+                thousands(tally.acknowledged_in_all())
+            )
+        });
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -247,7 +293,14 @@ async fn tick(tally: Arc<Tally>, work: super::progress::Work) {
 fn made_up() -> impl Iterator<Item = Result<Document, Failure>> {
     (1..=MADE_UP).map(|line| {
         let key = format!("place-{line:06}");
-        let value = format!(r#"{{"id":"{key}","name":"Made-up place {line}","lat":"{}.5"}}"#, line % 90);
-        Ok(Document { line, key: key.into(), value: value.into() })
+        let value = format!(
+            r#"{{"id":"{key}","name":"Made-up place {line}","lat":"{}.5"}}"#,
+            line % 90
+        );
+        Ok(Document {
+            line,
+            key: key.into(),
+            value: value.into(),
+        })
     })
 }

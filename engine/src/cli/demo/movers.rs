@@ -14,7 +14,8 @@ use super::tally::{Period, Tally};
 use crate::cli::failure::Failure;
 use crate::cli::output::{bytes, micros, thousands};
 use crate::cli::progress::Watch;
-use crate::migration::{Certificate, MigrationConfig, Phase, Progress};
+use crate::migration::machine::Progress;
+use crate::migration::{Certificate, MigrationConfig, Phase};
 use crate::{Error, Migration};
 
 /// Moves that start together.
@@ -60,20 +61,30 @@ pub(super) async fn run(
         until_acknowledged(tally, writes.saturating_mul(pair) / last_pair).await;
         for moving in moves {
             let migration = start(cluster, moving, config, tally, watch)?;
-            serving.push((moving.step, migration.clone(), until_serving(cluster, moving.step, migration, watch)));
+            serving.push((
+                moving.step,
+                migration.clone(),
+                until_serving(cluster, moving.step, migration, watch),
+            ));
         }
     }
     let mut finishing = Vec::new();
     for (step, migration, certificate) in serving {
-        let certificate = certificate.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let certificate = certificate
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         finishing.push((step, migration, certificate));
     }
     let time = started.elapsed();
     tally.set_period(Period::After);
     let mut moved = Vec::new();
     for (step, migration, certificate) in finishing {
-        migration.finished().await?;
-        moved.push(Moved { step, certificate, progress: migration.progress() });
+        migration.finished_async().await?;
+        moved.push(Moved {
+            step,
+            certificate,
+            progress: migration.progress(),
+        });
     }
     // One pair alone starts at once and may end before all writes are in.
     until_acknowledged(tally, writes).await;
@@ -82,7 +93,9 @@ pub(super) async fn run(
 
 /// Waits until so many writes were acknowledged since the first move started.
 async fn until_acknowledged(tally: &Tally, count: u64) {
-    while tally.acknowledged(Period::During) + tally.acknowledged(Period::After) < count && !tally.stopped() {
+    while tally.acknowledged(Period::During) + tally.acknowledged(Period::After) < count
+        && !tally.stopped()
+    {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -94,15 +107,27 @@ fn start(
     tally: &Arc<Tally>,
     watch: &Watch,
 ) -> Result<Migration, Error> {
-    let Move { shard, source, target } = moving.step;
+    let Move {
+        shard,
+        source,
+        target,
+    } = moving.step;
     let (tally, boundary) = (tally.clone(), moving.boundary.clone());
-    let work = watch.work(&format!("shard {shard:>3} {} -> {}", cluster.name(source), cluster.name(target)));
+    let work = watch.work(&format!(
+        "shard {shard:>3} {} -> {}",
+        cluster.name(source),
+        cluster.name(target)
+    ));
     let observer = move |progress: &Progress| {
         tally.enter(shard, progress.phase);
         boundary.enter(progress.phase);
         match progress.phase {
             Phase::BulkCopy => work.at(progress.copied_bytes, progress.total_bytes, || {
-                format!("bulk-copy, {} of {}", bytes(progress.copied_bytes), bytes(progress.total_bytes))
+                format!(
+                    "bulk-copy, {} of {}",
+                    bytes(progress.copied_bytes),
+                    bytes(progress.total_bytes)
+                )
             }),
             phase => work.now(|| format!("{phase}, lag {} records", thousands(progress.lag))),
         }
@@ -123,13 +148,23 @@ fn until_serving(
     migration: Migration,
     watch: &Watch,
 ) -> JoinHandle<Result<Certificate, Error>> {
-    let names = format!("{} -> {}", cluster.name(step.source), cluster.name(step.target));
+    let names = format!(
+        "{} -> {}",
+        cluster.name(step.source),
+        cluster.name(step.target)
+    );
     let watch = watch.clone();
     tokio::spawn(async move {
         let certificate = migration.await?;
         let size: u64 = certificate.files.iter().map(|file| file.len).sum();
-        let pause = certificate.pause_us.map_or_else(|| "of unknown length".to_owned(), micros);
-        watch.say(&format!("shard {:>3} {names}: {} copied, pause {pause}", step.shard, bytes(size)));
+        let pause = certificate
+            .pause_us
+            .map_or_else(|| "of unknown length".to_owned(), micros);
+        watch.say(&format!(
+            "shard {:>3} {names}: {} copied, pause {pause}",
+            step.shard,
+            bytes(size)
+        ));
         Ok(certificate)
     })
 }

@@ -45,7 +45,10 @@ pub(super) struct Oracle {
 impl Oracle {
     /// A write of `key` was acknowledged with this version; `None` is a delete.
     pub(super) fn acknowledged(&mut self, key: Bytes, version: Version, value: Option<&[u8]>) {
-        let fact = Fact { version, value: value.map(xxh3_128) };
+        let fact = Fact {
+            version,
+            value: value.map(xxh3_128),
+        };
         match self.facts.insert(key, fact) {
             Some(before) if before.version >= version => self.out_of_order += 1,
             _ => {}
@@ -76,7 +79,11 @@ impl Oracle {
 
     /// All keys that were ever written.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        self.facts.keys().chain(self.maybe.keys().filter(|key| !self.facts.contains_key(*key)))
+        self.facts.keys().chain(
+            self.maybe
+                .keys()
+                .filter(|key| !self.facts.contains_key(*key)),
+        )
     }
 
     /// Compares what was read of `key` with what must be there.
@@ -84,7 +91,8 @@ impl Oracle {
         let found = found.map(|(value, version)| (xxh3_128(value), version));
         let fact = self.facts.get(key);
         if let Some(maybe) = self.maybe.get(key) {
-            let newer = found.is_none_or(|(_, version)| fact.is_none_or(|fact| version > fact.version));
+            let newer =
+                found.is_none_or(|(_, version)| fact.is_none_or(|fact| version > fact.version));
             if newer && *maybe == found.map(|(hash, _)| hash) {
                 return Finding::Right;
             }
@@ -93,7 +101,9 @@ impl Oracle {
             (None | Some((None, _)), None) => Finding::Right,
             (None | Some((None, _)), Some(_)) => Finding::Resurrected,
             (Some((Some(_), _)), None) => Finding::Lost,
-            (Some((Some(hash), version)), Some(found)) if (hash, version) == found => Finding::Right,
+            (Some((Some(hash), version)), Some(found)) if (hash, version) == found => {
+                Finding::Right
+            }
             (Some((Some(_), version)), Some((_, found))) if found < version => Finding::Lost,
             (Some((Some(_), _)), Some(_)) => Finding::WrongValue,
         }
@@ -106,7 +116,13 @@ mod tests {
     use crate::{Epoch, Seq, Term};
 
     fn version(seq: u64) -> Version {
-        Version { term: Term { epoch: Epoch(1), opening: 1 }, seq: Seq(seq) }
+        Version {
+            term: Term {
+                epoch: Epoch(1),
+                opening: 1,
+            },
+            seq: Seq(seq),
+        }
     }
 
     fn key(name: &'static str) -> Bytes {
@@ -129,7 +145,11 @@ mod tests {
             ("b", Some((&b"back"[..], version(2))), Finding::Resurrected),
             ("never", Some((&b"x"[..], version(9))), Finding::Resurrected),
         ] {
-            assert_eq!(oracle.judge(name.as_bytes(), found), finding, "{name} {found:?}");
+            assert_eq!(
+                oracle.judge(name.as_bytes(), found),
+                finding,
+                "{name} {found:?}"
+            );
         }
         assert_eq!(oracle.out_of_order(), 0);
         oracle.acknowledged(key("a"), version(5), Some(b"again"));
@@ -152,9 +172,17 @@ mod tests {
             ("new", None, Finding::Right),
             ("new", Some((&b"maybe"[..], version(1))), Finding::Right),
             ("gone", None, Finding::Right),
-            ("gone", Some((&b"other"[..], version(9))), Finding::WrongValue),
+            (
+                "gone",
+                Some((&b"other"[..], version(9))),
+                Finding::WrongValue,
+            ),
         ] {
-            assert_eq!(oracle.judge(name.as_bytes(), found), finding, "{name} {found:?}");
+            assert_eq!(
+                oracle.judge(name.as_bytes(), found),
+                finding,
+                "{name} {found:?}"
+            );
         }
         assert_eq!(oracle.keys().count(), 3);
         assert_eq!(oracle.unknowns(), 3);

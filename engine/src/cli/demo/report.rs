@@ -36,16 +36,28 @@ pub(super) struct Report {
 
 impl Report {
     fn digest_match(&self) -> bool {
-        !self.outcome.moved.is_empty() && self.outcome.moved.iter().all(|moved| moved.certificate.check().is_ok())
+        !self.outcome.moved.is_empty()
+            && self
+                .outcome
+                .moved
+                .iter()
+                .all(|moved| moved.certificate.check().is_ok())
     }
 
     fn passed(&self) -> bool {
-        self.checked.all_right() && self.stale_reads == 0 && self.out_of_order == 0 && self.digest_match()
+        self.checked.all_right()
+            && self.stale_reads == 0
+            && self.out_of_order == 0
+            && self.digest_match()
     }
 
     /// The pauses in microseconds.
     fn pauses(&self) -> Vec<u64> {
-        self.outcome.moved.iter().filter_map(|moved| moved.certificate.pause_us).collect()
+        self.outcome
+            .moved
+            .iter()
+            .filter_map(|moved| moved.certificate.pause_us)
+            .collect()
     }
 
     fn sum(&self, of: impl Fn(&super::movers::Moved) -> u64) -> u64 {
@@ -55,14 +67,30 @@ impl Report {
     fn bulk_copy_mb_s(&self) -> f64 {
         let copied = self.sum(|moved| moved.progress.copied_bytes);
         // A copy faster than the clock's step took at most that step.
-        let ms = self.sum(|moved| moved.certificate.phase_ms.get(&Phase::BulkCopy).copied().unwrap_or(0)).max(1);
+        let ms = self
+            .sum(|moved| {
+                moved
+                    .certificate
+                    .phase_ms
+                    .get(&Phase::BulkCopy)
+                    .copied()
+                    .unwrap_or(0)
+            })
+            .max(1);
         rounded(copied as f64 / 1e3 / ms as f64)
     }
 
     /// The answer, with exit status 1 where anything was wrong.
     pub(super) fn answer(&self, args: &DemoArgs) -> Answer {
-        let answer = Answer::new(self.text(args), self.json(args, if self.passed() { "pass" } else { "fail" }));
-        if self.passed() { answer } else { answer.failed() }
+        let answer = Answer::new(
+            self.text(args),
+            self.json(args, if self.passed() { "pass" } else { "fail" }),
+        );
+        if self.passed() {
+            answer
+        } else {
+            answer.failed()
+        }
     }
 
     /// The answer where the safety gate refused, before any shard was touched.
@@ -70,14 +98,18 @@ impl Report {
         let mut document = Self::default().json(args, "refused");
         document["reason"] = json!(refusal.message());
         document["error"] = json!(refusal);
-        let text = format!("REFUSED, and no shard was touched.\n\n{}", refusal.message());
+        let text = format!(
+            "REFUSED, and no shard was touched.\n\n{}",
+            refusal.message()
+        );
         Answer::new(text, document).failed()
     }
 
     fn json(&self, args: &DemoArgs, verdict: &str) -> Value {
         let pauses = self.pauses();
         let ms = |us: u64| rounded(us as f64 / 1e3);
-        let latency = |times: &Latencies| json!({ "p50": times.percentile(50), "p99": times.percentile(99) });
+        let latency =
+            |times: &Latencies| json!({ "p50": times.percentile(50), "p99": times.percentile(99) });
         let [before, during, after] = &self.latencies;
         json!({
             "documents": self.loaded.documents,
@@ -154,7 +186,11 @@ impl Report {
         let loaded = &self.loaded;
         let target = self.nodes.last().map_or("", String::as_str);
         let (documents, seconds) = (thousands(loaded.documents), loaded.time.as_secs_f64());
-        writeln!(page, "\nLoaded    {documents} documents into {} shards in {seconds:.1} s", args.shards)?;
+        writeln!(
+            page,
+            "\nLoaded    {documents} documents into {} shards in {seconds:.1} s",
+            args.shards
+        )?;
         writeln!(
             page,
             "Moved     {} shards to the new node {target} in {:.1} s, while {} writers had {} writes acknowledged\n",
@@ -163,7 +199,10 @@ impl Report {
             args.writers,
             thousands(self.writes_under_moves),
         )?;
-        writeln!(page, "          shard   from   to     copied   delta records   attempts      pause")?;
+        writeln!(
+            page,
+            "          shard   from   to     copied   delta records   attempts      pause"
+        )?;
         for moved in &self.outcome.moved {
             let certificate = &moved.certificate;
             writeln!(
@@ -180,31 +219,88 @@ impl Report {
         }
         let pauses = self.pauses();
         let [p50, p99, max] = [50, 99, 100].map(|percent| micros(percentile(&pauses, percent)));
-        writeln!(page, "\nPause     p50 {p50}, p99 {p99}, max {max}: writes of that shard waited so long; none failed")?;
-        let [before, during, after] =
-            self.latencies.each_ref().map(|times| format!("{} / {}", micros(times.percentile(50)), micros(times.percentile(99))));
-        writeln!(page, "Writes    {} acknowledged; p50 / p99 before the moves {before},", thousands(self.writes_acknowledged))?;
+        writeln!(
+            page,
+            "\nPause     p50 {p50}, p99 {p99}, max {max}: writes of that shard waited so long; none failed"
+        )?;
+        let [before, during, after] = self.latencies.each_ref().map(|times| {
+            format!(
+                "{} / {}",
+                micros(times.percentile(50)),
+                micros(times.percentile(99))
+            )
+        });
+        writeln!(
+            page,
+            "Writes    {} acknowledged; p50 / p99 before the moves {before},",
+            thousands(self.writes_acknowledged)
+        )?;
         writeln!(page, "          during {during}, after {after}")
     }
 
     fn what_was_checked(&self, page: &mut String) -> std::fmt::Result {
-        let Checked { keys, lost, resurrected, wrong_value, present, scanned, misplaced } = &self.checked;
-        writeln!(page, "\nChecked   with the old copies deleted and every node closed and opened again")?;
+        let Checked {
+            keys,
+            lost,
+            resurrected,
+            wrong_value,
+            present,
+            scanned,
+            misplaced,
+        } = &self.checked;
+        writeln!(
+            page,
+            "\nChecked   with the old copies deleted and every node closed and opened again"
+        )?;
         let mut line = |what: String, wrong: u64| {
-            let verdict = if wrong == 0 { "ok".to_owned() } else { format!("{} WRONG", thousands(wrong)) };
+            let verdict = if wrong == 0 {
+                "ok".to_owned()
+            } else {
+                format!("{} WRONG", thousands(wrong))
+            };
             writeln!(page, "          {what:<72} {verdict}")
         };
-        line(format!("{} keys read on their owners: no acknowledged write lost", thousands(*keys)), *lost)?;
-        line("no deleted key came back, none appeared".into(), *resurrected)?;
-        line("every value and every version is the acknowledged one".into(), *wrong_value + self.out_of_order)?;
-        line(format!("a scan finds the same {} keys", thousands(*scanned)), present.abs_diff(*scanned))?;
-        line(format!("{} reads by the writers saw their own last write", thousands(self.reads)), self.stale_reads)?;
+        line(
+            format!(
+                "{} keys read on their owners: no acknowledged write lost",
+                thousands(*keys)
+            ),
+            *lost,
+        )?;
+        line(
+            "no deleted key came back, none appeared".into(),
+            *resurrected,
+        )?;
+        line(
+            "every value and every version is the acknowledged one".into(),
+            *wrong_value + self.out_of_order,
+        )?;
+        line(
+            format!("a scan finds the same {} keys", thousands(*scanned)),
+            present.abs_diff(*scanned),
+        )?;
+        line(
+            format!(
+                "{} reads by the writers saw their own last write",
+                thousands(self.reads)
+            ),
+            self.stale_reads,
+        )?;
         let moved = self.outcome.moved.len();
-        line(format!("{moved} moved shards are on their new node only"), *misplaced)?;
-        line("log digests of source and target agree".into(), u64::from(!self.digest_match()))?;
+        line(
+            format!("{moved} moved shards are on their new node only"),
+            *misplaced,
+        )?;
+        line(
+            "log digests of source and target agree".into(),
+            u64::from(!self.digest_match()),
+        )?;
         if self.unknown_outcomes > 0 {
             let unknown = thousands(self.unknown_outcomes);
-            writeln!(page, "          {unknown} writes ended without an outcome: either one was accepted")?;
+            writeln!(
+                page,
+                "          {unknown} writes ended without an outcome: either one was accepted"
+            )?;
         }
         if self.passed() {
             write!(page, "\nPASS      nothing acknowledged was lost")
@@ -237,17 +333,31 @@ mod tests {
     fn a_refusal_has_every_key_a_reason_and_an_error() {
         let refusal = Failure::new(Kind::Refused, "because");
         let mut document = Report::default().json(&args(), "refused");
-        for key in ["documents", "lost", "pause_ms", "write_latency_us", "kills", "digest_match", "anti_entropy"] {
+        for key in [
+            "documents",
+            "lost",
+            "pause_ms",
+            "write_latency_us",
+            "kills",
+            "digest_match",
+            "anti_entropy",
+        ] {
             assert!(document.get(key).is_some(), "{key}");
         }
         document["reason"] = json!(refusal.message());
-        assert_eq!((&document["verdict"], &document["reason"]), (&json!("refused"), &json!("because")));
+        assert_eq!(
+            (&document["verdict"], &document["reason"]),
+            (&json!("refused"), &json!("because"))
+        );
     }
 
     #[test]
     fn one_wrong_key_fails_the_demo() {
         let mut report = Report::default();
-        assert!(report.checked.all_right() && !report.passed(), "nothing moved is no pass");
+        assert!(
+            report.checked.all_right() && !report.passed(),
+            "nothing moved is no pass"
+        );
         report.checked.present = 1;
         assert!(!report.checked.all_right(), "the scan missed a key");
         report.checked.scanned = 1;

@@ -73,7 +73,10 @@ impl Tally {
         let code = if phase.is_final() {
             0
         } else {
-            let index = Phase::ALL.iter().position(|known| *known == phase).unwrap_or(0);
+            let index = Phase::ALL
+                .iter()
+                .position(|known| *known == phase)
+                .unwrap_or(0);
             u8::try_from(index + 1).unwrap_or(0)
         };
         if let Some(slot) = self.slot(shard) {
@@ -87,7 +90,9 @@ impl Tally {
 
     /// A write to `shard` is about to be submitted.
     pub(super) fn submit(&self, shard: ShardId, kind: Kind) {
-        let code = self.slot(shard).map_or(0, |slot| slot.load(Ordering::SeqCst));
+        let code = self
+            .slot(shard)
+            .map_or(0, |slot| slot.load(Ordering::SeqCst));
         self.submitted[usize::from(code)][kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -110,7 +115,10 @@ impl Tally {
     }
 
     pub(super) fn acknowledged_in_all(&self) -> u64 {
-        Period::ALL.into_iter().map(|period| self.acknowledged(period)).sum()
+        Period::ALL
+            .into_iter()
+            .map(|period| self.acknowledged(period))
+            .sum()
     }
 
     pub(super) fn period(&self) -> Period {
@@ -131,13 +139,22 @@ impl Tally {
 
     /// Submitted writes under the phase of their shard's migration, for the phases that a migration passes through.
     pub(super) fn by_phase(&self) -> BTreeMap<String, ByKind> {
-        let names = std::iter::once(NO_PHASE.to_owned()).chain(Phase::ALL.iter().map(ToString::to_string));
+        let names =
+            std::iter::once(NO_PHASE.to_owned()).chain(Phase::ALL.iter().map(ToString::to_string));
         let counted = names.zip(&self.submitted).map(|(name, counts)| {
             let count = |kind: Kind| counts[kind as usize].load(Ordering::Relaxed);
-            let by_kind = ByKind { insert: count(Kind::Insert), update: count(Kind::Update), delete: count(Kind::Delete) };
+            let by_kind = ByKind {
+                insert: count(Kind::Insert),
+                update: count(Kind::Update),
+                delete: count(Kind::Delete),
+            };
             (name, by_kind)
         });
-        let ends = Phase::ALL.iter().filter(|phase| phase.is_final()).map(ToString::to_string).collect::<Vec<_>>();
+        let ends = Phase::ALL
+            .iter()
+            .filter(|phase| phase.is_final())
+            .map(ToString::to_string)
+            .collect::<Vec<_>>();
         counted.filter(|(name, _)| !ends.contains(name)).collect()
     }
 }
@@ -160,8 +177,22 @@ mod tests {
         tally.enter(ShardId(1), Phase::Done);
         tally.submit(ShardId(1), Kind::Update);
         let by_phase = tally.by_phase();
-        assert_eq!(by_phase[NO_PHASE], ByKind { insert: 1, update: 1, delete: 0 });
-        assert_eq!(by_phase["drain"], ByKind { insert: 0, update: 0, delete: 1 });
+        assert_eq!(
+            by_phase[NO_PHASE],
+            ByKind {
+                insert: 1,
+                update: 1,
+                delete: 0
+            }
+        );
+        assert_eq!(
+            by_phase["drain"],
+            ByKind {
+                insert: 0,
+                update: 0,
+                delete: 1
+            }
+        );
         assert!(by_phase.contains_key("plan") && !by_phase.contains_key("done"));
     }
 }

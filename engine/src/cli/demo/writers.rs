@@ -82,7 +82,12 @@ impl Sender {
                 Err(error) => break Outcome::Failed(error),
             }
         };
-        Ended { op, outcome, period, time: started.elapsed() }
+        Ended {
+            op,
+            outcome,
+            period,
+            time: started.elapsed(),
+        }
     }
 }
 
@@ -135,7 +140,10 @@ impl Writer {
             live,
             dead: Vec::new(),
             revision: 0,
-            wrote: Wrote { oracle, ..Wrote::default() },
+            wrote: Wrote {
+                oracle,
+                ..Wrote::default()
+            },
             requests: JoinSet::new(),
         }
     }
@@ -175,7 +183,11 @@ impl Writer {
 
     /// A key that was never there, or, one time in three, one that was deleted.
     fn insert(&mut self) {
-        let again = if self.random.below(3) == 0 { self.random.take(&mut self.dead) } else { None };
+        let again = if self.random.below(3) == 0 {
+            self.random.take(&mut self.dead)
+        } else {
+            None
+        };
         let owned = again.unwrap_or_else(|| {
             let (writer, number) = (self.number, self.revision);
             Owned {
@@ -189,18 +201,27 @@ impl Writer {
 
     fn write(&mut self, owned: Owned, kind: Kind) {
         self.revision += 1;
-        let value = (kind != Kind::Delete).then(|| revised(&owned.document, self.number, self.revision));
-        let write = self.sender.clone().send(Op { key: owned.key.clone(), kind, value });
-        self.requests.spawn(async move { Request::Write(owned, write.await) });
+        let value =
+            (kind != Kind::Delete).then(|| revised(&owned.document, self.number, self.revision));
+        let write = self.sender.clone().send(Op {
+            key: owned.key.clone(),
+            kind,
+            value,
+        });
+        self.requests
+            .spawn(async move { Request::Write(owned, write.await) });
     }
 
     fn read(&mut self, owned: Owned) {
         let read = self.sender.engine.get_versioned(owned.key.clone());
-        self.requests.spawn(async move { Request::Read(owned, read.await) });
+        self.requests
+            .spawn(async move { Request::Read(owned, read.await) });
     }
 
     async fn one_done(&mut self) -> Result<(), Failure> {
-        let Some(done) = self.requests.join_next().await else { return Ok(()) };
+        let Some(done) = self.requests.join_next().await else {
+            return Ok(());
+        };
         match done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
             Request::Write(owned, ended) => self.written(owned, ended),
             Request::Read(owned, found) => self.read_back(owned, found),
@@ -210,16 +231,27 @@ impl Writer {
     fn written(&mut self, owned: Owned, ended: Ended) -> Result<(), Failure> {
         let deleted = ended.op.kind == Kind::Delete;
         if self.wrote.note(ended)? {
-            if deleted { &mut self.dead } else { &mut self.live }.push(owned);
+            if deleted {
+                &mut self.dead
+            } else {
+                &mut self.live
+            }
+            .push(owned);
         }
         Ok(())
     }
 
     /// The key is this writer's alone and nothing was in flight on it, so exactly one answer is right.
-    fn read_back(&mut self, owned: Owned, found: Result<Option<(Bytes, Version)>, Error>) -> Result<(), Failure> {
+    fn read_back(
+        &mut self,
+        owned: Owned,
+        found: Result<Option<(Bytes, Version)>, Error>,
+    ) -> Result<(), Failure> {
         match found {
             Ok(found) => {
-                let found = found.as_ref().map(|(value, version)| (&value[..], *version));
+                let found = found
+                    .as_ref()
+                    .map(|(value, version)| (&value[..], *version));
                 self.wrote.reads += 1;
                 if self.wrote.oracle.judge(&owned.key, found) != Finding::Right {
                     self.wrote.stale_reads += 1;
@@ -236,7 +268,12 @@ impl Writer {
 impl Wrote {
     /// Takes in how a write ended; false where its key must be left alone from now on.
     pub(super) fn note(&mut self, ended: Ended) -> Result<bool, Failure> {
-        let Ended { op: Op { key, value, .. }, outcome, period, time } = ended;
+        let Ended {
+            op: Op { key, value, .. },
+            outcome,
+            period,
+            time,
+        } = ended;
         match outcome {
             Outcome::Acknowledged(version) => {
                 self.latencies[period as usize].add(time);
@@ -265,9 +302,15 @@ impl Wrote {
 fn revised(document: &[u8], writer: u32, revision: u64) -> Bytes {
     let text = document.trim_ascii_end();
     let body = text.strip_suffix(b"}").unwrap_or(text);
-    let comma = if body.trim_ascii_end().ends_with(b"{") { "" } else { "," };
+    let comma = if body.trim_ascii_end().ends_with(b"{") {
+        ""
+    } else {
+        ","
+    };
     let mut value = body.to_vec();
-    value.extend_from_slice(format!(r#"{comma}"writer":{writer},"revision":{revision}}}"#).as_bytes());
+    value.extend_from_slice(
+        format!(r#"{comma}"writer":{writer},"revision":{revision}}}"#).as_bytes(),
+    );
     value.into()
 }
 
