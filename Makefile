@@ -50,7 +50,7 @@ bench: ## measure this engine alone (ARGS="--quick", ARGS="--json")
 .PHONY: bench-criterion
 bench-criterion: ## criterion benches of the log and the engine
 	@./.ci/setup
-	$(CARGO) bench --locked -p watershed-bench --profile release
+	$(CARGO) bench --workspace --locked --profile release --bench engine
 
 .PHONY: fuzz
 fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz one target (FUZZ_TARGET=log_ops FUZZ_SECONDS=60); needs the nightly toolchain

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::args::BenchArgs;
@@ -32,18 +33,19 @@ pub(super) fn run(args: &BenchArgs, output: &Output) -> Result<Answer, Failure> 
         .prefix("watershed-bench-")
         .tempdir_in(&parent)
         .map_err(failed)?;
-    let runtime = runtime()?;
     let bench = Bench {
         seconds: Duration::from_secs(if args.quick { 1 } else { 10 }),
         watch: Watch::new(output),
+        runtime: runtime()?,
     };
-    let results = runtime.block_on(bench.run(root.path()))?;
+    let results = bench.run(root.path())?;
     Ok(Answer::new(text(&results), document(&results, args.quick)))
 }
 
 struct Bench {
     seconds: Duration,
     watch: Watch,
+    runtime: Runtime,
 }
 
 /// Requests, as many as went through in the time.
@@ -77,7 +79,7 @@ struct Moved {
 }
 
 impl Bench {
-    async fn run(&self, root: &Path) -> Result<Results, Failure> {
+    fn run(&self, root: &Path) -> Result<Results, Failure> {
         let cluster = LocalCluster::open(root)?;
         let open = |name: &str| {
             Engine::options()
@@ -86,6 +88,14 @@ impl Bench {
                 .open(root.join(name))
         };
         let (a, b) = (open("a")?, open("b")?);
+        let results = self.measure(&a);
+        let closed = a.close().and(b.close());
+        let results = results?;
+        closed?;
+        Ok(results)
+    }
+
+    fn measure(&self, engine: &Engine) -> Result<Results, Failure> {
         let mut requests = Vec::new();
         for (name, durability, in_flight) in [
             ("sync_1", Durability::Sync, 1),
@@ -95,21 +105,24 @@ impl Bench {
         ] {
             self.watch
                 .say(&format!("{name}: {} s", self.seconds.as_secs()));
-            requests.push(self.writes(&a, name, durability, in_flight).await?);
+            requests.push(match in_flight {
+                1 => self.lone_writes(engine, name, durability)?,
+                _ => self
+                    .runtime
+                    .block_on(self.many_writes(engine, name, durability, in_flight))?,
+            });
         }
         self.watch.say("reads, a scan, a migration");
-        requests.push(self.reads(&a)?);
+        requests.push(self.reads(engine)?);
         let started = Instant::now();
         let (mut scanned, mut scanned_bytes) = (0, 0);
-        for entry in a.scan(ScanOptions::all()) {
+        for entry in engine.scan(ScanOptions::all()) {
             let entry = entry?;
             scanned += 1;
             scanned_bytes += u64::try_from(entry.key.len() + entry.value.len()).unwrap_or(u64::MAX);
         }
         let scan_time = started.elapsed();
-        let moved = migrate(&a, "b").await?;
-        a.close()?;
-        b.close()?;
+        let moved = migrate(engine, "b")?;
         Ok(Results {
             requests,
             scanned,
@@ -119,8 +132,36 @@ impl Bench {
         })
     }
 
-    /// Writes of random keys. One in flight is a thread that waits for each; many are tasks.
-    async fn writes(
+    /// Writes of random keys by a thread that waits for each.
+    fn lone_writes(
+        &self,
+        engine: &Engine,
+        name: &'static str,
+        durability: Durability,
+    ) -> Result<Requests, Failure> {
+        let started = Instant::now();
+        let mut random = Random::new(1);
+        let (mut latencies, mut count) = (Latencies::default(), 0);
+        while started.elapsed() < self.seconds {
+            let submitted = Instant::now();
+            engine
+                .put(key(&mut random), value(&mut random))
+                .durability(durability)
+                .wait()?;
+            latencies.add(submitted.elapsed());
+            count += 1;
+        }
+        Ok(Requests {
+            name,
+            in_flight: 1,
+            count,
+            time: started.elapsed(),
+            latencies,
+        })
+    }
+
+    /// Writes of random keys by tasks.
+    async fn many_writes(
         &self,
         engine: &Engine,
         name: &'static str,
@@ -128,27 +169,7 @@ impl Bench {
         in_flight: u32,
     ) -> Result<Requests, Failure> {
         let (started, seconds) = (Instant::now(), self.seconds);
-        let mut latencies = Latencies::default();
-        let mut count = 0;
-        if in_flight == 1 {
-            let mut random = Random::new(1);
-            while started.elapsed() < seconds {
-                let submitted = Instant::now();
-                engine
-                    .put(key(&mut random), value(&mut random))
-                    .durability(durability)
-                    .wait()?;
-                latencies.add(submitted.elapsed());
-                count += 1;
-            }
-            return Ok(Requests {
-                name,
-                in_flight,
-                count,
-                time: started.elapsed(),
-                latencies,
-            });
-        }
+        let (mut latencies, mut count) = (Latencies::default(), 0);
         let mut tasks = JoinSet::new();
         for task in 0..in_flight {
             let engine = engine.clone();
@@ -202,7 +223,7 @@ impl Bench {
     }
 }
 
-async fn migrate(source: &Engine, target: &str) -> Result<Moved, Failure> {
+fn migrate(source: &Engine, target: &str) -> Result<Moved, Failure> {
     let config = MigrationConfig {
         grace_ms: 0,
         ..MigrationConfig::default()
@@ -213,9 +234,9 @@ async fn migrate(source: &Engine, target: &str) -> Result<Moved, Failure> {
         .to(target)
         .config(config)
         .start()?;
-    let certificate = migration.clone().await?;
+    let certificate = migration.wait()?;
     let time = started.elapsed();
-    migration.finished_async().await?;
+    migration.finished()?;
     Ok(Moved {
         copied_bytes: certificate.files.iter().map(|file| file.len).sum(),
         copy_ms: certificate

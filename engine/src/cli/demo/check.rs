@@ -48,7 +48,7 @@ impl Checked {
 }
 
 /// Checks a cluster that was closed and opened again.
-pub(super) async fn check(
+pub(super) fn check(
     cluster: &Cluster,
     moves: &[Move],
     oracle: &Oracle,
@@ -68,12 +68,12 @@ pub(super) async fn check(
         page.push(key.clone());
         if page.len() == PAGE {
             let page = std::mem::take(page);
-            read(cluster, &owners, shard, page, oracle, &mut checked).await?;
+            read(cluster, &owners, shard, page, oracle, &mut checked)?;
             work.now(|| format!("{} keys read", thousands(checked.keys)));
         }
     }
     for (shard, page) in pages {
-        read(cluster, &owners, shard, page, oracle, &mut checked).await?;
+        read(cluster, &owners, shard, page, oracle, &mut checked)?;
     }
     scan(cluster, oracle, &mut checked, work)?;
     Ok(checked)
@@ -96,7 +96,7 @@ fn owners(cluster: &Cluster) -> HashMap<ShardId, usize> {
         .collect()
 }
 
-async fn read(
+fn read(
     cluster: &Cluster,
     owners: &HashMap<ShardId, usize>,
     shard: ShardId,
@@ -106,7 +106,7 @@ async fn read(
 ) -> Result<(), Failure> {
     // A shard that nobody hosts is read through any node, whose error then says so.
     let node = owners.get(&shard).copied().unwrap_or(0);
-    let found = cluster.engine(node).multi_get(keys.clone()).await?;
+    let found = cluster.engine(node).multi_get(keys.clone()).wait()?;
     for (key, found) in keys.iter().zip(found) {
         let found = found
             .as_ref()

@@ -62,6 +62,10 @@ impl Cluster {
         &self.engines[node]
     }
 
+    pub(super) fn names(&self) -> Vec<String> {
+        self.names.clone()
+    }
+
     pub(super) fn name(&self, node: usize) -> &str {
         &self.names[node]
     }

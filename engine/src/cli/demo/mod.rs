@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use super::args::DemoArgs;
@@ -92,9 +92,9 @@ pub(super) fn run(args: &DemoArgs, output: &Output) -> Result<Answer, Failure> {
         config,
         watch: Watch::new(output),
         root,
+        runtime: runtime()?,
     };
-    let runtime = runtime()?;
-    let mut report = runtime.block_on(demo.run(documents))?;
+    let mut report = demo.run(documents)?;
     report.warning = warning;
     Ok(report.answer(args))
 }
@@ -104,53 +104,41 @@ struct Demo<'a> {
     config: MigrationConfig,
     watch: Watch,
     root: &'a Path,
+    runtime: Runtime,
+}
+
+/// What is left when the writing is over.
+struct Written {
+    loaded: Loaded,
+    moves: Vec<Move>,
+    outcome: movers::Outcome,
+    wrote: Wrote,
 }
 
 type Facts = BTreeMap<Bytes, (Bytes, Version)>;
 
 impl Demo<'_> {
-    async fn run(
+    /// Nodes are opened and closed here, outside of any task: both block.
+    fn run(
         &self,
         documents: impl Iterator<Item = Result<Document, Failure>>,
     ) -> Result<Report, Failure> {
         let args = self.args;
         let cluster = Cluster::open(self.root, args.nodes + 1, args.shards, args.fail_forward)?;
-        cluster.spread(cluster.engines().len() - 1).await?;
-        let (loaded, facts) = self.load(&cluster, documents).await?;
+        let nodes = cluster.names();
         let tally = Arc::new(Tally::new(args.shards));
-        let moves = cluster.plan();
-        self.say_plan(&cluster, &loaded, &moves);
-
-        let mut moving = Vec::new();
-        for step in &moves {
-            let sender = self.sender(&cluster, step.source, &tally);
-            let boundary = Boundary::prepare(step.shard, sender, Handle::current()).await?;
-            moving.push(Moving {
-                step: *step,
-                boundary: Arc::new(boundary),
-            });
-        }
-        let writers = self.start_writers(&cluster, facts, &tally);
-        let outcome = self.moves(&cluster, &moving, &tally).await;
-        tally.stop();
-        let mut wrote = Wrote::default();
-        for writer in writers {
-            wrote.merge(
-                writer
-                    .await
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?,
-            );
-        }
-        let outcome = outcome?;
-        for moving in &moving {
-            wrote.merge(moving.boundary.finish().await?);
-        }
-        let nodes = (0..cluster.engines().len())
-            .map(|node| cluster.name(node).to_owned())
-            .collect();
-        drop(moving);
-        cluster.close()?;
-        let checked = self.check(&moves, &wrote.oracle).await?;
+        let written = self
+            .runtime
+            .block_on(self.write(&cluster, documents, &tally));
+        let closed = cluster.close();
+        let Written {
+            loaded,
+            moves,
+            outcome,
+            wrote,
+        } = written?;
+        closed?;
+        let checked = self.check(&moves, &wrote.oracle)?;
         Ok(Report {
             loaded,
             nodes,
@@ -166,6 +154,54 @@ impl Demo<'_> {
             stale_reads: wrote.stale_reads,
             checked,
             warning: None,
+        })
+    }
+
+    /// Loads, then writes and moves, until all writes are in and all old copies gone.
+    async fn write(
+        &self,
+        cluster: &Cluster,
+        documents: impl Iterator<Item = Result<Document, Failure>>,
+        tally: &Arc<Tally>,
+    ) -> Result<Written, Failure> {
+        cluster.spread(self.args.nodes as usize).await?;
+        let (loaded, facts) = self.load(cluster, documents).await?;
+        let moves = cluster.plan();
+        self.say_plan(cluster, &loaded, &moves);
+        let mut moving = Vec::new();
+        for step in &moves {
+            let sender = self.sender(cluster, step.source, tally);
+            let boundary = Boundary::prepare(step.shard, sender, Handle::current()).await?;
+            moving.push(Moving {
+                step: *step,
+                boundary: Arc::new(boundary),
+            });
+        }
+        let writers = self.start_writers(cluster, facts, tally);
+        let outcome = self.moves(cluster, &moving, tally).await;
+        tally.stop();
+        let mut wrote = Wrote::default();
+        let mut stopped = Ok(());
+        for writer in writers {
+            match writer
+                .await
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            {
+                Ok(theirs) => wrote.merge(theirs),
+                Err(failure) => stopped = Err(failure),
+            }
+        }
+        // A writer's error comes first: it is what stopped the moves.
+        stopped?;
+        let outcome = outcome?;
+        for moving in &moving {
+            wrote.merge(moving.boundary.finish().await?);
+        }
+        Ok(Written {
+            loaded,
+            moves,
+            outcome,
+            wrote,
         })
     }
 
@@ -265,10 +301,10 @@ impl Demo<'_> {
     }
 
     /// Opens every node again and checks.
-    async fn check(&self, moves: &[Move], oracle: &Oracle) -> Result<check::Checked, Failure> {
+    fn check(&self, moves: &[Move], oracle: &Oracle) -> Result<check::Checked, Failure> {
         let work = self.watch.work("checking");
         let cluster = Cluster::open(self.root, self.args.nodes + 1, self.args.shards, 0.0)?;
-        let checked = check::check(&cluster, moves, oracle, &work).await;
+        let checked = check::check(&cluster, moves, oracle, &work);
         let closed = cluster.close();
         let checked = checked?;
         closed?;

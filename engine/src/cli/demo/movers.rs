@@ -55,10 +55,12 @@ pub(super) async fn run(
 ) -> Result<Outcome, Failure> {
     let started = Instant::now();
     tally.set_period(Period::During);
-    let last_pair = u64::try_from(moves.len().div_ceil(TOGETHER).max(2) - 1).unwrap_or(u64::MAX);
+    // Two moves start one after the other: a single pair would be over before most writes are in.
+    let together = if moves.len() <= TOGETHER { 1 } else { TOGETHER };
+    let last = u64::try_from(moves.len().div_ceil(together).max(2) - 1).unwrap_or(u64::MAX);
     let mut serving = Vec::new();
-    for (pair, moves) in (0u64..).zip(moves.chunks(TOGETHER)) {
-        until_acknowledged(tally, writes.saturating_mul(pair) / last_pair).await;
+    for (pair, moves) in (0u64..).zip(moves.chunks(together)) {
+        until_acknowledged(tally, writes.saturating_mul(pair) / last).await;
         for moving in moves {
             let migration = start(cluster, moving, config, tally, watch)?;
             serving.push((
@@ -86,7 +88,7 @@ pub(super) async fn run(
             progress: migration.progress(),
         });
     }
-    // One pair alone starts at once and may end before all writes are in.
+    // One move alone starts at once and may end before all writes are in.
     until_acknowledged(tally, writes).await;
     Ok(Outcome { moved, time })
 }

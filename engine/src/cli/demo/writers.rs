@@ -49,7 +49,7 @@ pub(super) enum Outcome {
 }
 
 /// Where writes go, and how.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Sender {
     pub(super) engine: Engine,
     pub(super) durability: Durability,
