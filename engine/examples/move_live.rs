@@ -3,8 +3,8 @@
 //! Shows an observer, the pause, the certificate, and the wait for the old copy's deletion.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use watershed::migration::machine::Progress;
@@ -90,8 +90,14 @@ fn move_it(source: &Engine) -> Result<Certificate, Error> {
         grace_ms: 1_000,
         ..MigrationConfig::default()
     };
-    let show =
-        |progress: &Progress| eprintln!("{}, {} records behind", progress.phase, progress.lag);
+    let shown = Mutex::new(None);
+    let show = move |progress: &Progress| {
+        // Called at each change of phase before the migration goes on, and with each progress.
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.replace(progress.phase) != Some(progress.phase) {
+            println!("{}", progress.phase);
+        }
+    };
     let migration = source
         .migrate(MOVED)
         .to("target")
