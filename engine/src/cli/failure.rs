@@ -109,10 +109,6 @@ impl Failure {
         self.kind == Kind::Usage
     }
 
-    pub(super) fn is_refused(&self) -> bool {
-        self.kind == Kind::Refused
-    }
-
     pub(super) fn is_broken_pipe(&self) -> bool {
         self.kind == Kind::BrokenPipe
     }

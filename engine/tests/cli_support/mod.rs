@@ -7,10 +7,10 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// The built command.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_watershed");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_watershed");
 
 /// The command with these words; standard input is empty.
-pub fn command<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Command {
+pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(BINARY);
     command
         .args(words)
@@ -21,21 +21,21 @@ pub fn command<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) ->
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub status: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
     /// The one JSON document on standard output.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("not one JSON document ({error}): {self:?}"))
     }
 
     /// The error's kind and message, of a command that failed with `--json`.
-    pub fn error(&self) -> (String, String) {
+    pub(crate) fn error(&self) -> (String, String) {
         let document = self.json();
         let error = &document["error"];
         for field in ["kind", "message", "file", "line"] {
@@ -48,7 +48,7 @@ impl Ended {
     }
 }
 
-pub fn run(command: &mut Command) -> Ended {
+pub(crate) fn run(command: &mut Command) -> Ended {
     let Output {
         status,
         stdout,
@@ -62,57 +62,57 @@ pub fn run(command: &mut Command) -> Ended {
 }
 
 /// A directory with an engine in `data` and room for input files.
-pub struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.path("data")
     }
 
     /// A file with these bytes.
-    pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 
     /// Runs `name --dir DATA words...`.
-    pub fn run(&self, name: &str, words: &[&str]) -> Ended {
+    pub(crate) fn run(&self, name: &str, words: &[&str]) -> Ended {
         run(command([name, "--dir"]).arg(self.data()).args(words))
     }
 
     /// The same with `--json`.
-    pub fn json(&self, name: &str, words: &[&str]) -> Ended {
+    pub(crate) fn json(&self, name: &str, words: &[&str]) -> Ended {
         run(command([name, "--json", "--dir"])
             .arg(self.data())
             .args(words))
     }
 
     /// Puts a key, which makes the engine where there was none.
-    pub fn put(&self, key: &str, value: &str) {
+    pub(crate) fn put(&self, key: &str, value: &str) {
         let ended = self.run("put", &[key, value]);
         assert_eq!(ended.status, 0, "{ended:?}");
     }
 
     /// Loads a file with `--json`.
-    pub fn load(&self, file: &Path) -> Ended {
+    pub(crate) fn load(&self, file: &Path) -> Ended {
         self.json("load", &[file.to_str().unwrap()])
     }
 
     /// All keys of the engine.
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         let document = self.json("scan", &[]).json();
         let entries = document["entries"].as_array().unwrap();
         assert_eq!(document["count"], entries.len());
