@@ -1,0 +1,78 @@
+# Two commands do all the set-up on a bare Debian machine with cargo: `make demo` and `make test`.
+#
+# Everything is built with one profile and one selection of packages, so that RocksDB compiles once for
+# all of them. Only the result of a command goes to standard output; cargo's progress goes to standard error.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+CARGO ?= cargo
+SELECTION := --release --workspace --locked
+
+# Flags for `make demo` and `make bench`, for example: make demo ARGS="--writers 16 --json"
+ARGS ?=
+# For `make fuzz`: which target, and for how long.
+FUZZ_TARGET ?= log_ops
+FUZZ_SECONDS ?= 60
+# Tools that the targets below install for themselves.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/watershed/tools
+
+target_dir = $$($(CARGO) metadata --no-deps --format-version 1 --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+compile = ./.ci/setup; $(CARGO) build $(SELECTION); binary="$(target_dir)/release/watershed"
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+	@printf '\nThe first build compiles RocksDB and takes minutes; demo, test, build and bench share it.\n'
+
+.PHONY: demo
+demo: ## load 171,075 documents, move shards under live writes, check every write (ARGS="...")
+	@$(compile)
+	"$$binary" demo --input benches/data/cities.ndjson.zst --key id --writers 8 --writes 200000 $(ARGS)
+
+.PHONY: test
+test: ## all tests: unit, property, crash, command line, documentation, fuzz corpora
+	@./.ci/setup
+	$(CARGO) test $(SELECTION)
+
+.PHONY: build
+build: ## build the command; the last line is its path
+	@$(compile)
+	echo "$$binary"
+
+.PHONY: bench
+bench: ## measure this engine alone (ARGS="--quick", ARGS="--json")
+	@$(compile)
+	"$$binary" bench $(ARGS)
+
+.PHONY: bench-criterion
+bench-criterion: ## criterion benches of the log and the engine
+	@./.ci/setup
+	$(CARGO) bench --workspace --locked --profile release --bench engine
+
+.PHONY: fuzz
+fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz one target (FUZZ_TARGET=log_ops FUZZ_SECONDS=60); needs the nightly toolchain
+	@PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz run --features libfuzzer $(FUZZ_TARGET) -- -max_total_time=$(FUZZ_SECONDS)
+
+.PHONY: fuzz-smoke
+fuzz-smoke: $(TOOLS)/bin/cargo-fuzz ## fuzz every target for a few seconds
+	@for target in $$(PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz list); do
+	    $(MAKE) -s fuzz FUZZ_TARGET="$$target" FUZZ_SECONDS=15
+	done
+
+$(TOOLS)/bin/cargo-fuzz:
+	@$(CARGO) install cargo-fuzz --locked --root "$(TOOLS)"
+
+.PHONY: fmt
+fmt: ## format the code
+	@$(CARGO) fmt --all
+
+.PHONY: ci
+ci: ## everything that must pass before a change goes in
+	@./.ci/run
+
+.PHONY: clean
+clean: ## remove what was built here
+	@$(CARGO) clean

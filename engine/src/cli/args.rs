@@ -1,0 +1,246 @@
+//! The commands and their flags, as a user types them.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::Durability;
+
+/// Where a local engine is, unless `--dir` names another place.
+pub(super) const DEFAULT_DIR: &str = "watershed-data";
+
+/// An embeddable, write-ahead-logged storage engine whose shards move between nodes while they are being written.
+#[derive(Debug, Parser)]
+#[command(name = "watershed", version, about, max_term_width = 100)]
+pub(super) struct Args {
+    /// Print one JSON document on standard output; progress goes to standard error.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Load documents, move shards to a new node while writers write, and check every acknowledged write.
+    #[command(args_override_self = true)]
+    Demo(DemoArgs),
+    /// Measure this engine alone on this machine.
+    Bench(BenchArgs),
+    /// Load newline-delimited JSON documents, plain or compressed with Zstandard.
+    Load(LoadArgs),
+    /// Set a key to a value.
+    Put(PutArgs),
+    /// Print a key's value.
+    Get(GetArgs),
+    /// Remove a key.
+    Delete(DeleteArgs),
+    /// Print keys and values in key order.
+    Scan(ScanArgs),
+    /// Show the shards, the log and the migrations of an engine's directory.
+    Status(StatusArgs),
+    /// Look into a write-ahead log, also while an engine is running on it.
+    #[command(subcommand)]
+    Wal(WalCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WalCommand {
+    /// Check every frame. A clean end or a torn tail is fine; damage exits with status 1.
+    Verify {
+        /// The engine's directory.
+        dir: PathBuf,
+    },
+    /// Print one line for each record.
+    Dump {
+        /// The engine's directory.
+        dir: PathBuf,
+    },
+}
+
+/// The directory of a local engine.
+#[derive(Debug, ClapArgs)]
+pub(super) struct DirArg {
+    /// The engine's directory.
+    #[arg(long, default_value = DEFAULT_DIR)]
+    pub(super) dir: PathBuf,
+}
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DurabilityArg {
+    /// It survives power loss.
+    Sync,
+    /// It survives the death of the process, and may vanish at power loss.
+    Buffered,
+}
+
+impl From<DurabilityArg> for Durability {
+    fn from(arg: DurabilityArg) -> Self {
+        match arg {
+            DurabilityArg::Sync => Self::Sync,
+            DurabilityArg::Buffered => Self::Buffered,
+        }
+    }
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub(super) struct DemoArgs {
+    /// Documents to load, one JSON object a line, plain or .zst; without it, made-up ones.
+    #[arg(long, value_name = "FILE")]
+    pub(super) input: Option<PathBuf>,
+    /// The field of a document that is its key.
+    #[arg(long, value_name = "FIELD", default_value = "id")]
+    pub(super) key: String,
+    /// How many nodes there are before one more is added.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(super) nodes: u32,
+    /// How many shards the cluster has.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=256))]
+    pub(super) shards: u32,
+    /// How many writers insert, update and delete at once.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(super) writers: u32,
+    /// How many writes must be acknowledged while shards move, at least.
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    pub(super) writes: u64,
+    /// Where the nodes keep their data: a new or empty directory, kept afterwards. Without it, a temporary one.
+    #[arg(long)]
+    pub(super) dir: Option<PathBuf>,
+    /// Lose each forwarded record with this probability, 0 to 1: what is lost must come through the delta pass.
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = probability)]
+    pub(super) fail_forward: f64,
+    /// Switch anti-entropy off; a migration then depends on its delta pass alone.
+    #[arg(long)]
+    pub(super) no_anti_entropy: bool,
+    /// Skip the delta pass.
+    #[arg(long, hide = true)]
+    pub(super) no_delta_pass: bool,
+    /// When a write counts as done.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
+    pub(super) durability: DurabilityArg,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchArgs {
+    /// A few seconds instead of a minute, with rougher figures.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Measure on the disk of this directory, in a temporary directory made and removed there.
+    #[arg(long)]
+    pub(super) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct LoadArgs {
+    #[command(flatten)]
+    pub(super) dir: DirArg,
+    /// The field of a document that is its key: a string or a number.
+    #[arg(long, value_name = "FIELD", default_value = "id")]
+    pub(super) key: String,
+    /// When a document counts as loaded.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
+    pub(super) durability: DurabilityArg,
+    /// One JSON object a line, plain or compressed with Zstandard.
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct PutArgs {
+    #[command(flatten)]
+    pub(super) dir: DirArg,
+    /// When the write counts as done.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
+    pub(super) durability: DurabilityArg,
+    /// The key.
+    pub(super) key: String,
+    /// The value; `-` reads it from standard input.
+    pub(super) value: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct GetArgs {
+    #[command(flatten)]
+    pub(super) dir: DirArg,
+    /// The key.
+    pub(super) key: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct DeleteArgs {
+    #[command(flatten)]
+    pub(super) dir: DirArg,
+    /// When the write counts as done.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
+    pub(super) durability: DurabilityArg,
+    /// The key.
+    pub(super) key: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ScanArgs {
+    #[command(flatten)]
+    pub(super) dir: DirArg,
+    /// Only keys that start with this.
+    #[arg(long, conflicts_with_all = ["from", "to"])]
+    pub(super) prefix: Option<String>,
+    /// Only keys from this one on.
+    #[arg(long)]
+    pub(super) from: Option<String>,
+    /// Only keys below this one.
+    #[arg(long)]
+    pub(super) to: Option<String>,
+    /// The greatest key first.
+    #[arg(long)]
+    pub(super) reverse: bool,
+    /// At most so many entries.
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) dir: DirArg,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let value: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number"))?;
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("{text} is not between 0 and 1"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_contradict_nothing() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_later_demo_flag_replaces_an_earlier_one() {
+        let args = Args::try_parse_from(["watershed", "demo", "--writers", "8", "--writers", "3"])
+            .unwrap();
+        let Command::Demo(demo) = args.command else {
+            panic!("not a demo")
+        };
+        assert_eq!(demo.writers, 3);
+    }
+
+    #[test]
+    fn a_probability_is_between_0_and_1() {
+        for bad in ["-0.1", "1.5", "NaN", "x", "inf"] {
+            assert!(probability(bad).is_err(), "{bad}");
+        }
+        assert_eq!(probability("0.02"), Ok(0.02));
+    }
+}
