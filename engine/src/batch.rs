@@ -73,7 +73,11 @@ impl Batch {
     }
 
     /// The encoded body and the shard that all keys belong to, where `shards` count and no shard was named.
-    pub(crate) fn finish(self, named: Option<ShardId>, shards: u64) -> Result<(ShardId, Bytes), Error> {
+    pub(crate) fn finish(
+        self,
+        named: Option<ShardId>,
+        shards: u64,
+    ) -> Result<(ShardId, Bytes), Error> {
         if let Some(error) = self.error {
             return Err(error);
         }
@@ -132,11 +136,20 @@ mod tests {
     fn sizes_are_checked_before_anything_is_encoded() {
         let mut batch = Batch::new();
         batch.put("a", "1").put("", "2").put("b", "3");
-        assert!(matches!(batch.finish(None, 1), Err(Error::KeyLength { len: 0, .. })));
+        assert!(matches!(
+            batch.finish(None, 1),
+            Err(Error::KeyLength { len: 0, .. })
+        ));
         let mut batch = Batch::new();
         batch.put("a", vec![0; MAX_VALUE_BYTES + 1]);
-        assert!(matches!(batch.finish(None, 1), Err(Error::ValueLength { .. })));
-        assert!(matches!(Batch::new().finish(None, 1), Err(Error::EmptyBatch)));
+        assert!(matches!(
+            batch.finish(None, 1),
+            Err(Error::ValueLength { .. })
+        ));
+        assert!(matches!(
+            Batch::new().finish(None, 1),
+            Err(Error::EmptyBatch)
+        ));
         assert!(matches!(
             Batch::new().finish(Some(ShardId(1)), 1),
             Err(Error::EmptyBatch)
@@ -149,7 +162,10 @@ mod tests {
         for key in ["a", "b", "c"] {
             batch.put(key, vec![0; MAX_VALUE_BYTES]);
         }
-        assert!(matches!(batch.finish(None, 1), Err(Error::BatchLength { .. })));
+        assert!(matches!(
+            batch.finish(None, 1),
+            Err(Error::BatchLength { .. })
+        ));
     }
 
     #[test]
@@ -161,7 +177,10 @@ mod tests {
             }
             batch
         };
-        assert!(matches!(build().finish(None, 16), Err(Error::CrossShard { .. })));
+        assert!(matches!(
+            build().finish(None, 16),
+            Err(Error::CrossShard { .. })
+        ));
         assert_eq!(build().finish(Some(ShardId(9)), 16).unwrap().0, ShardId(9));
         assert_eq!(build().finish(None, 1).unwrap().0, ShardId(0));
     }

@@ -107,7 +107,8 @@ impl DataDir {
 
     pub(crate) fn is_making(&self) -> Result<bool, Error> {
         let path = self.root.join(MAKING_FILE);
-        path.try_exists().map_err(|error| Error::io("look for", &path, error))
+        path.try_exists()
+            .map_err(|error| Error::io("look for", &path, error))
     }
 
     pub(crate) fn set_making(&self, making: bool) -> Result<(), Error> {
@@ -204,8 +205,8 @@ fn read_format(root: &Path) -> Result<NodeId, Error> {
     struct Version {
         format: u32,
     }
-    let version: Version =
-        serde_json::from_str(&text).map_err(|error| not_ours(format!("its FORMAT file can't be read: {error}")))?;
+    let version: Version = serde_json::from_str(&text)
+        .map_err(|error| not_ours(format!("its FORMAT file can't be read: {error}")))?;
     if version.format > FORMAT {
         return Err(Error::NewerFormat {
             dir: root.into(),
@@ -213,7 +214,8 @@ fn read_format(root: &Path) -> Result<NodeId, Error> {
             supported: FORMAT,
         });
     }
-    let mark: FormatMark =
-        serde_json::from_str(&text).map_err(|error| not_ours(format!("its FORMAT file can't be read: {error}")))?;
-    mark.node.ok_or_else(|| not_ours("its FORMAT file names no node".into()))
+    let mark: FormatMark = serde_json::from_str(&text)
+        .map_err(|error| not_ours(format!("its FORMAT file can't be read: {error}")))?;
+    mark.node
+        .ok_or_else(|| not_ours("its FORMAT file names no node".into()))
 }

@@ -80,14 +80,20 @@ impl Engine {
         }
         Ok(Self(Arc::new(Inner {
             id,
-            open: Mutex::new(Some(Open { node, service, runtime })),
+            open: Mutex::new(Some(Open {
+                node,
+                service,
+                runtime,
+            })),
             local,
         })))
     }
 
     fn node(&self) -> Result<Node, Error> {
         let open = lock(&self.0.open);
-        open.as_ref().map(|open| open.node.clone()).ok_or(Error::Closed)
+        open.as_ref()
+            .map(|open| open.node.clone())
+            .ok_or(Error::Closed)
     }
 
     /// The node's name.
@@ -102,7 +108,9 @@ impl Engine {
     /// [`Error::Closed`].
     pub fn service(&self) -> Result<Arc<dyn Service>, Error> {
         let open = lock(&self.0.open);
-        open.as_ref().map(|open| open.service.clone()).ok_or(Error::Closed)
+        open.as_ref()
+            .map(|open| open.service.clone())
+            .ok_or(Error::Closed)
     }
 
     /// Sets `key` to `value`.
@@ -129,13 +137,23 @@ impl Engine {
 
     /// The value of `key` with its version.
     pub fn get_versioned(&self, key: impl Into<Bytes>) -> Read<Option<(Bytes, Version)>> {
-        Read::new(self.node(), None, vec![key.into()], |mut found| found.pop().flatten())
+        Read::new(self.node(), None, vec![key.into()], |mut found| {
+            found.pop().flatten()
+        })
     }
 
     /// The values of several keys of any shards, in the keys' order. Each shard is read at one moment, not all at the
     /// same.
-    pub fn multi_get(&self, keys: impl IntoIterator<Item = impl Into<Bytes>>) -> Read<Vec<Option<(Bytes, Version)>>> {
-        Read::new(self.node(), None, keys.into_iter().map(Into::into).collect(), |found| found)
+    pub fn multi_get(
+        &self,
+        keys: impl IntoIterator<Item = impl Into<Bytes>>,
+    ) -> Read<Vec<Option<(Bytes, Version)>>> {
+        Read::new(
+            self.node(),
+            None,
+            keys.into_iter().map(Into::into).collect(),
+            |found| found,
+        )
     }
 
     /// The entries of all shards in key order. Each shard owned here is seen at one Seq, those of other nodes page by
@@ -174,9 +192,14 @@ impl Engine {
     /// The shards that this node owns now, in order.
     #[must_use]
     pub fn shards(&self) -> Vec<ShardId> {
-        let Ok(node) = self.node() else { return Vec::new() };
+        let Ok(node) = self.node() else {
+            return Vec::new();
+        };
         let all = node.hosted_all();
-        all.iter().filter(|hosted| hosted.is_owner()).map(|hosted| hosted.shard).collect()
+        all.iter()
+            .filter(|hosted| hosted.is_owner())
+            .map(|hosted| hosted.shard)
+            .collect()
     }
 
     /// Makes an empty shard of this number, owned by this node. Keys do not go to it by hash unless it is one of the
@@ -200,17 +223,16 @@ impl Engine {
     }
 
     /// A migration of `shard`, to be given a target and started.
-    ///
-    /// # Errors
-    /// [`Error::Closed`].
-    pub fn migrate(&self, shard: ShardId) -> Result<Migrate, Error> {
-        Ok(Migrate::new(self.node()?, shard))
+    pub fn migrate(&self, shard: ShardId) -> Migrate {
+        Migrate::new(self.node(), shard)
     }
 
     /// The migrations that this node drives, or has driven lately.
     #[must_use]
     pub fn migrations(&self) -> Vec<Migration> {
-        self.node().map(|node| node.migrations.list()).unwrap_or_default()
+        self.node()
+            .map(|node| node.migrations.list())
+            .unwrap_or_default()
     }
 
     /// Puts what is in memory into SSTs, so that the next opening has nothing to replay.
@@ -247,12 +269,18 @@ impl Engine {
 
 impl Inner {
     fn close(&self) -> Result<(), Error> {
-        let Some(open) = lock(&self.open).take() else { return Ok(()) };
+        let Some(open) = lock(&self.open).take() else {
+            return Ok(());
+        };
         if let Some(local) = &self.local {
             local.unregister(&self.id, &open.service);
         }
         apart(move || {
-            let Open { node, service, runtime } = open;
+            let Open {
+                node,
+                service,
+                runtime,
+            } = open;
             let closed = runtime.block_on(node.close());
             drop((node, service));
             // Joins its threads.
@@ -272,7 +300,9 @@ impl Drop for Inner {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("node", &self.0.id).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("node", &self.0.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -325,7 +355,10 @@ impl Shard {
     }
 
     /// The values of several keys, all at one moment.
-    pub fn multi_get(&self, keys: impl IntoIterator<Item = impl Into<Bytes>>) -> Read<Vec<Option<(Bytes, Version)>>> {
+    pub fn multi_get(
+        &self,
+        keys: impl IntoIterator<Item = impl Into<Bytes>>,
+    ) -> Read<Vec<Option<(Bytes, Version)>>> {
         self.engine.multi_get(keys).shard(self.shard)
     }
 

@@ -69,7 +69,11 @@ pub enum Error {
         other: ShardId,
     },
     /// A condition of the write did not hold.
-    #[error("the condition on key {} does not hold: {}", show_key(key), found_version(found))]
+    #[error(
+        "the condition on key {} does not hold: {}",
+        show_key(key),
+        found_version(found)
+    )]
     ConditionFailed {
         /// The key of the condition.
         key: Bytes,
@@ -77,13 +81,17 @@ pub enum Error {
         found: Option<Version>,
     },
     /// The request's deadline passed before it was given a Seq: it did not happen.
-    #[error("shard {shard}: the deadline passed before the request was taken, so it was not applied: send it again")]
+    #[error(
+        "shard {shard}: the deadline passed before the request was taken, so it was not applied: send it again"
+    )]
     DeadlineNotApplied {
         /// The shard asked.
         shard: ShardId,
     },
     /// The request's deadline passed after the write was assigned.
-    #[error("shard {shard}: the outcome of the write is unknown ({reason}): read the key before writing again")]
+    #[error(
+        "shard {shard}: the outcome of the write is unknown ({reason}): read the key before writing again"
+    )]
     OutcomeUnknown {
         /// The shard asked.
         shard: ShardId,
@@ -119,7 +127,9 @@ pub enum Error {
         shard: ShardId,
     },
     /// The shard's store failed and could not be opened again.
-    #[error("shard {shard} is out of service: {reason}; re-open the engine after the cause is gone")]
+    #[error(
+        "shard {shard} is out of service: {reason}; re-open the engine after the cause is gone"
+    )]
     ShardFailed {
         /// The shard.
         shard: ShardId,
@@ -249,9 +259,10 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Moved { .. } => Retry::Elsewhere,
-            Self::DeadlineNotApplied { .. } | Self::ShardBusy { .. } | Self::Locked { .. } | Self::SnapshotExpired => {
-                Retry::Now
-            }
+            Self::DeadlineNotApplied { .. }
+            | Self::ShardBusy { .. }
+            | Self::Locked { .. }
+            | Self::SnapshotExpired => Retry::Now,
             Self::OutcomeUnknown { .. } => Retry::Unknown,
             Self::Remote { retry, .. } => *retry,
             Self::Log(LogError::Full { .. } | LogError::Busy { .. }) => Retry::Now,
@@ -287,7 +298,9 @@ impl Error {
     pub(crate) fn behind(shard: ShardId, applied: Seq, wanted: Seq) -> Self {
         Self::inconsistent(
             shard,
-            format!("the store ends at {applied} and {wanted} was promised: restore it from another copy"),
+            format!(
+                "the store ends at {applied} and {wanted} was promised: restore it from another copy"
+            ),
         )
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use watershed_migration::NodeId;
 use watershed_wal::LogOptions;
 
+use crate::Error;
 use crate::cluster::LocalCluster;
 use crate::engine::Engine;
 use crate::link::{Link, LocalLink};
 use crate::placement::Placement;
 use crate::readonly::ReadOnly;
 use crate::store::StoreLimits;
-use crate::Error;
 
 /// How many shards a cluster has unless it is made with another number.
 pub const DEFAULT_SHARDS: u64 = 16;
@@ -152,8 +152,10 @@ impl EngineOptions {
     }
 
     pub(crate) fn node_id(&self) -> Result<NodeId, Error> {
-        self.node.parse().map_err(|error: watershed_migration::InvalidNodeId| Error::Options {
-            what: error.to_string(),
-        })
+        self.node
+            .parse()
+            .map_err(|error: watershed_migration::InvalidNodeId| Error::Options {
+                what: error.to_string(),
+            })
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use watershed_migration::{NodeId, PlacementRecord};
 use watershed_wal::{
-    BatchReader, DirStorage, InstanceView, LogStatus, LogView, Op, Record, RecordKind, SeqRange, ShardId,
-    VerifyReport,
+    BatchReader, DirStorage, InstanceView, LogStatus, LogView, Op, Record, RecordKind, SeqRange,
+    ShardId, VerifyReport,
 };
 
 use crate::Error;
@@ -54,13 +54,16 @@ impl ReadOnly {
             dir: wal.clone(),
             source: Arc::new(source),
         };
-        let storage = DirStorage::read_only(&wal).map_err(|error| Error::io("open", &wal, error))?;
+        let storage =
+            DirStorage::read_only(&wal).map_err(|error| Error::io("open", &wal, error))?;
         let env = StoreEnv::new(limits)?;
         let (view, report) = LogView::open(Arc::new(storage)).map_err(log_error)?;
         let (cluster, records) = read_placement(&data)?;
         let mut copies = Vec::new();
         for instance in view.instances() {
-            let Some(role) = role_of(&records, data.node(), &instance) else { continue };
+            let Some(role) = role_of(&records, data.node(), &instance) else {
+                continue;
+            };
             let place = data.shard(instance.shard, instance.id);
             if !place.is_dir() {
                 continue;
@@ -79,13 +82,16 @@ impl ReadOnly {
 
     fn owned(&self, shard: ShardId) -> Result<&Copy, Error> {
         let owned = |copy: &&Copy| copy.view.shard == shard && copy.role == ShardRole::Owner;
-        self.copies.iter().find(owned).ok_or_else(|| Error::Options {
-            what: format!(
-                "shard {shard} is not owned by node {} in {}: read it where its owner is",
-                self.node,
-                self.dir.display()
-            ),
-        })
+        self.copies
+            .iter()
+            .find(owned)
+            .ok_or_else(|| Error::Options {
+                what: format!(
+                    "shard {shard} is not owned by node {} in {}: read it where its owner is",
+                    self.node,
+                    self.dir.display()
+                ),
+            })
     }
 
     /// The value of `key`.
@@ -114,10 +120,16 @@ impl ReadOnly {
     ///
     /// # Errors
     /// What RocksDB says.
-    pub fn scan(&self, options: ScanOptions) -> Result<impl Iterator<Item = Result<Entry, Error>>, Error> {
+    pub fn scan(
+        &self,
+        options: ScanOptions,
+    ) -> Result<impl Iterator<Item = Result<Entry, Error>>, Error> {
         // Small pages of each copy, merged: nothing is held but a page of each.
         let limit = options.entries_limit().unwrap_or(u64::MAX);
-        let owned = self.copies.iter().filter(|copy| copy.role == ShardRole::Owner);
+        let owned = self
+            .copies
+            .iter()
+            .filter(|copy| copy.role == ShardRole::Owner);
         let mut sources: Vec<_> = owned.map(|copy| Merged::new(copy, &options)).collect();
         let reverse = options.is_reverse();
         let mut heads = Vec::new();
@@ -130,7 +142,10 @@ impl ReadOnly {
                 return None;
             }
             left -= 1;
-            let found = heads.iter().enumerate().filter_map(|(at, head)| Some((at, &head.as_ref()?.key)));
+            let found = heads
+                .iter()
+                .enumerate()
+                .filter_map(|(at, head)| Some((at, &head.as_ref()?.key)));
             let best = if reverse {
                 found.max_by(|a, b| a.1.cmp(b.1))
             } else {
@@ -158,7 +173,11 @@ impl ReadOnly {
         log.bytes = self.report.bytes;
         log.frames = self.report.frames;
         log.records = self.report.records;
-        log.holds = self.copies.iter().flat_map(|copy| copy.view.holds.clone()).collect();
+        log.holds = self
+            .copies
+            .iter()
+            .flat_map(|copy| copy.view.holds.clone())
+            .collect();
         Ok(EngineStatus {
             node: self.node.clone(),
             log,
@@ -172,7 +191,9 @@ impl ReadOnly {
 fn read_placement(data: &DataDir) -> Result<(ClusterInfo, Vec<PlacementRecord>), Error> {
     let own = data.placement();
     let dir = match data.root().parent() {
-        Some(parent) if !own.is_dir() && parent.join("placement").is_dir() => parent.join("placement"),
+        Some(parent) if !own.is_dir() && parent.join("placement").is_dir() => {
+            parent.join("placement")
+        }
         _ => own,
     };
     let (cluster, records) = FilePlacement::read_dir(&dir)?;
@@ -183,17 +204,25 @@ fn read_placement(data: &DataDir) -> Result<(ClusterInfo, Vec<PlacementRecord>),
     Ok((cluster, records))
 }
 
-fn role_of(records: &[PlacementRecord], node: &NodeId, instance: &InstanceView) -> Option<ShardRole> {
-    let record = records.iter().find(|record| record.shard == instance.shard)?;
+fn role_of(
+    records: &[PlacementRecord],
+    node: &NodeId,
+    instance: &InstanceView,
+) -> Option<ShardRole> {
+    let record = records
+        .iter()
+        .find(|record| record.shard == instance.shard)?;
     if record.is_owned_by(node, instance.id) {
         return Some(ShardRole::Owner);
     }
     let frozen = record.frozen.as_ref();
-    Some(if frozen.is_some_and(|frozen| frozen.instance == instance.id) {
-        ShardRole::Frozen
-    } else {
-        ShardRole::Receiver
-    })
+    Some(
+        if frozen.is_some_and(|frozen| frozen.instance == instance.id) {
+            ShardRole::Frozen
+        } else {
+            ShardRole::Receiver
+        },
+    )
 }
 
 fn open_copy(
@@ -237,7 +266,12 @@ fn lay_over(overlay: &mut Unflushed, record: &Record, shard: ShardId) -> Result<
         match op.map_err(damaged)? {
             Op::Put { key, value, .. } => overlay.insert(key, (version, Some(value))),
             Op::Delete { key, .. } => overlay.insert(key, (version, None)),
-            _ => return Err(Error::inconsistent(shard, "an operation of a newer version: use that version")),
+            _ => {
+                return Err(Error::inconsistent(
+                    shard,
+                    "an operation of a newer version: use that version",
+                ));
+            }
         };
     }
     Ok(())
@@ -275,7 +309,7 @@ struct Merged<'a> {
     over: Box<dyn Iterator<Item = (&'a Bytes, &'a (Version, Option<Bytes>))> + 'a>,
     next_over: Option<(&'a Bytes, &'a (Version, Option<Bytes>))>,
     ready: std::collections::VecDeque<Entry>,
-    cursor: Option<Vec<u8>>,
+    cursor: Option<Bytes>,
     done: bool,
 }
 
@@ -286,7 +320,11 @@ impl<'a> Merged<'a> {
     fn new(copy: &'a Copy, options: &ScanOptions) -> Self {
         let bounds = options.bounds();
         let reverse = options.is_reverse();
-        let within = if is_empty(&bounds) { None } else { Some(copy.overlay.range::<Bytes, _>(bounds)) };
+        let within = if is_empty(&bounds) {
+            None
+        } else {
+            Some(copy.overlay.range::<Bytes, _>(bounds))
+        };
         let within = within.into_iter().flatten();
         let mut over: Box<dyn Iterator<Item = _> + 'a> = if reverse {
             Box::new(within.collect::<Vec<_>>().into_iter().rev())
@@ -308,7 +346,10 @@ impl<'a> Merged<'a> {
     fn fill(&mut self) -> Result<(), Error> {
         while self.ready.is_empty() && !self.done {
             let cursor = self.cursor.take();
-            let page = self.copy.snapshot.page(&self.range, cursor.as_deref(), PAGE, PAGE_BYTES)?;
+            let page = self
+                .copy
+                .snapshot
+                .page(&self.range, cursor.as_deref(), PAGE, PAGE_BYTES)?;
             self.done = page.cursor.is_none();
             self.cursor = page.cursor;
             self.ready.extend(page.entries);

@@ -51,7 +51,12 @@ impl Write {
         }
     }
 
-    pub(crate) fn put(node: Result<Node, Error>, shard: Option<ShardId>, key: Bytes, value: Bytes) -> Self {
+    pub(crate) fn put(
+        node: Result<Node, Error>,
+        shard: Option<ShardId>,
+        key: Bytes,
+        value: Bytes,
+    ) -> Self {
         Self::new(node, shard, What::Put(key, value))
     }
 
@@ -125,7 +130,10 @@ impl Write {
             check_key(&condition.key)?;
             let of = node.shard_of(&condition.key);
             if self.shard.is_none() && of != shard {
-                return Err(Error::CrossShard { first: shard, other: of });
+                return Err(Error::CrossShard {
+                    first: shard,
+                    other: of,
+                });
             }
         }
         node.write(shard, &request, inline).await
@@ -224,7 +232,10 @@ impl<T: Send + 'static> Read<T> {
         let groups = group_by_shard(&node, &self.keys, self.shard);
         let mut found = vec![None; self.keys.len()];
         for (shard, places) in groups {
-            let keys = places.iter().map(|place| self.keys[*place].clone()).collect();
+            let keys = places
+                .iter()
+                .map(|place| self.keys[*place].clone())
+                .collect();
             let values = node.get(shard, keys, deadline, on_this_thread).await?;
             for (place, value) in places.into_iter().zip(values) {
                 found[place] = value;
@@ -235,7 +246,11 @@ impl<T: Send + 'static> Read<T> {
 }
 
 /// The keys' places, shard by shard, in order of the shards' first keys.
-fn group_by_shard(node: &Node, keys: &[Bytes], named: Option<ShardId>) -> Vec<(ShardId, Vec<usize>)> {
+fn group_by_shard(
+    node: &Node,
+    keys: &[Bytes],
+    named: Option<ShardId>,
+) -> Vec<(ShardId, Vec<usize>)> {
     let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
     let mut known = std::collections::HashMap::new();
     for (place, key) in keys.iter().enumerate() {

@@ -74,7 +74,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn multi_get(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<(Bytes, Version)>>, Error> {
+    pub fn multi_get(
+        &self,
+        keys: &[impl AsRef<[u8]>],
+    ) -> Result<Vec<Option<(Bytes, Version)>>, Error> {
         Ok(self.inner.multi_get(keys)?)
     }
 
@@ -94,7 +97,11 @@ impl Snapshot {
 }
 
 /// The shard's store at one Seq, `None` where another node owns it.
-async fn take_snapshot(node: &Node, shard: ShardId, on_this_thread: bool) -> Result<Option<StoreSnapshot>, Error> {
+async fn take_snapshot(
+    node: &Node,
+    shard: ShardId,
+    on_this_thread: bool,
+) -> Result<Option<StoreSnapshot>, Error> {
     let take = |store: &Store| Ok(store.snapshot()?);
     match node.local_read(shard, None, on_this_thread, take).await? {
         crate::node::Local::Done(snapshot) => Ok(Some(snapshot)),
@@ -114,7 +121,7 @@ enum From {
 struct Source {
     from: From,
     ready: VecDeque<Entry>,
-    cursor: Option<Vec<u8>>,
+    cursor: Option<Bytes>,
     last_key: Option<Bytes>,
     page: usize,
     done: bool,
@@ -132,17 +139,25 @@ impl Source {
         }
     }
 
-    async fn fill(&mut self, node: Option<&Node>, options: &ScanOptions, on_this_thread: bool) -> Result<(), Error> {
+    async fn fill(
+        &mut self,
+        node: Option<&Node>,
+        options: &ScanOptions,
+        on_this_thread: bool,
+    ) -> Result<(), Error> {
         let page = self.page;
         self.page = (page * 4).min(LARGEST_PAGE);
         match &self.from {
             From::Snapshot(snapshot) => {
-                let (snapshot, range, cursor) = (snapshot.clone(), options.range(), self.cursor.take());
+                let (snapshot, range, cursor) =
+                    (snapshot.clone(), options.range(), self.cursor.take());
                 let read = move || snapshot.page(&range, cursor.as_deref(), page, PAGE_BYTES);
                 let found = match node {
-                    Some(node) if !on_this_thread => {
-                        node.runtime.spawn_blocking(read).await.map_err(|_| Error::Closed)??
-                    }
+                    Some(node) if !on_this_thread => node
+                        .runtime
+                        .spawn_blocking(read)
+                        .await
+                        .map_err(|_| Error::Closed)??,
                     _ => read()?,
                 };
                 self.done = found.cursor.is_none();
@@ -154,7 +169,10 @@ impl Source {
                 let scan = self.request(options, page);
                 let (entries, done) = node.remote_page(*shard, scan).await?;
                 self.done = done;
-                self.last_key = entries.last().map(|entry| entry.key.clone()).or(self.last_key.take());
+                self.last_key = entries
+                    .last()
+                    .map(|entry| entry.key.clone())
+                    .or(self.last_key.take());
                 self.ready.extend(entries);
             }
         }
@@ -165,7 +183,11 @@ impl Source {
     fn request(&self, options: &ScanOptions, page: usize) -> ScanRequest {
         let (mut from, mut to) = options.bounds();
         if let Some(last) = &self.last_key {
-            let end = if options.is_reverse() { &mut to } else { &mut from };
+            let end = if options.is_reverse() {
+                &mut to
+            } else {
+                &mut from
+            };
             *end = Bound::Excluded(last.clone());
         }
         let wire = |bound| match bound {
@@ -277,7 +299,8 @@ impl Scan {
                 None => self.find_sources(on_this_thread).await?,
             };
             for (place, source) in sources.iter_mut().enumerate() {
-                let head = next_of(source, self.node.as_ref(), &self.options, on_this_thread).await?;
+                let head =
+                    next_of(source, self.node.as_ref(), &self.options, on_this_thread).await?;
                 if let Some(entry) = head {
                     self.heads.insert((entry.key.clone(), place), entry);
                 }
@@ -289,8 +312,14 @@ impl Scan {
         } else {
             self.heads.pop_first()
         };
-        let Some(((_, place), entry)) = next else { return Ok(None) };
-        if let Some(source) = self.sources.as_mut().and_then(|sources| sources.get_mut(place)) {
+        let Some(((_, place), entry)) = next else {
+            return Ok(None);
+        };
+        if let Some(source) = self
+            .sources
+            .as_mut()
+            .and_then(|sources| sources.get_mut(place))
+        {
             let head = next_of(source, self.node.as_ref(), &self.options, on_this_thread).await?;
             if let Some(head) = head {
                 self.heads.insert((head.key.clone(), place), head);
@@ -302,7 +331,13 @@ impl Scan {
     async fn find_sources(&self, on_this_thread: bool) -> Result<Vec<Source>, Error> {
         let node = self.node.as_ref().ok_or(Error::Closed)?;
         let shards = match self.plan {
-            Plan::All => node.placement.list().await?.iter().map(|record| record.shard).collect(),
+            Plan::All => node
+                .placement
+                .list()
+                .await?
+                .iter()
+                .map(|record| record.shard)
+                .collect(),
             Plan::One(shard) => vec![shard],
             Plan::Given => Vec::new(),
         };

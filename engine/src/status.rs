@@ -3,7 +3,8 @@
 use std::fmt;
 
 use serde::Serialize;
-use watershed_migration::{NodeId, Progress};
+use watershed_migration::NodeId;
+use watershed_migration::machine::Progress;
 use watershed_wal::{Epoch, HoldInfo, InstanceId, LogStatus, Seq, ShardId, Term};
 
 use crate::Error;
@@ -84,12 +85,20 @@ pub struct ShardStatus {
 
 pub(crate) fn of_node(node: &Node) -> Result<EngineStatus, Error> {
     let hosted = node.hosted_all();
-    let shards: Result<Vec<_>, Error> = hosted.iter().filter_map(|hosted| of_hosted(hosted).transpose()).collect();
+    let shards: Result<Vec<_>, Error> = hosted
+        .iter()
+        .filter_map(|hosted| of_hosted(hosted).transpose())
+        .collect();
     Ok(EngineStatus {
         node: node.id.clone(),
         log: node.log.status(),
         shards: shards?,
-        migrations: node.migrations.list().iter().map(|migration| migration.progress()).collect(),
+        migrations: node
+            .migrations
+            .list()
+            .iter()
+            .map(|migration| migration.progress())
+            .collect(),
     })
 }
 

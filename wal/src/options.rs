@@ -127,7 +127,7 @@ pub struct VerifyReport {
 }
 
 /// What the log is doing.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct LogStatus {
     /// Segment files in use.

@@ -18,7 +18,7 @@ use crate::node::Node;
 /// A migration to be started: name its target, then [`Migrate::start`].
 #[must_use = "nothing happens before `start`"]
 pub struct Migrate {
-    node: Node,
+    node: Result<Node, Error>,
     shard: ShardId,
     target: Option<String>,
     config: MigrationConfig,
@@ -26,7 +26,7 @@ pub struct Migrate {
 }
 
 impl Migrate {
-    pub(crate) fn new(node: Node, shard: ShardId) -> Self {
+    pub(crate) fn new(node: Result<Node, Error>, shard: ShardId) -> Self {
         Self {
             node,
             shard,
@@ -73,9 +73,10 @@ impl Migrate {
                 .map_err(|error: watershed_migration::InvalidNodeId| Error::Options {
                     what: error.to_string(),
                 })?;
+        let node = self.node?;
         let shard = self.shard;
         let record =
-            pollster::block_on(self.node.placement.read(shard))?.ok_or(Error::NoShard { shard })?;
+            pollster::block_on(node.placement.read(shard))?.ok_or(Error::NoShard { shard })?;
         if record.active_migration().is_some() {
             return Err(Error::ShardBusy { shard });
         }
@@ -90,7 +91,7 @@ impl Migrate {
         let first = Progress {
             source: record.owner,
             target: target.clone(),
-            ..waiting(id, shard, &self.node.id)
+            ..waiting(id, shard, &node.id)
         };
         let job = Job::Begin(Box::new(Begin {
             id,
@@ -98,7 +99,7 @@ impl Migrate {
             target,
             config,
         }));
-        let (node, observer) = (&self.node, self.observer);
+        let (node, observer) = (&node, self.observer);
         let started = node
             .migrations
             .add_driver(|at_once| Driver::start(node, at_once, first, None, observer, job));

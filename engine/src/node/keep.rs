@@ -77,12 +77,18 @@ fn pass_marks_on(node: &Node) {
 }
 
 fn flush_what_pins(node: &Node) {
-    let Some((instance, through)) = node.log.pinning() else { return };
-    let Some(hosted) = node.hosted_instance(instance) else { return };
+    let Some((instance, through)) = node.log.pinning() else {
+        return;
+    };
+    let Some(hosted) = node.hosted_instance(instance) else {
+        return;
+    };
     let Ok(store) = hosted.store() else { return };
     tracing::debug!(shard = %hosted.shard, %through, "flushing: it pins the log's oldest segment");
     match store.flush() {
         Ok(flushed) => hosted.log.set_flushed(flushed),
-        Err(error) => tracing::warn!(shard = %hosted.shard, %error, "a flush failed; it is tried again"),
+        Err(error) => {
+            tracing::warn!(shard = %hosted.shard, %error, "a flush failed; it is tried again")
+        }
     }
 }

@@ -34,7 +34,9 @@ impl Node {
             if let Some(hosted) = self.owner(shard) {
                 match hosted.write(request, inline).await {
                     Ok(Written::Done(version)) => return Ok(Local::Done(version)),
-                    Ok(Written::Elsewhere { owner, epoch }) => return Ok(Local::Elsewhere { owner, epoch }),
+                    Ok(Written::Elsewhere { owner, epoch }) => {
+                        return Ok(Local::Elsewhere { owner, epoch });
+                    }
                     // The copy was closed, not the node: somebody else owns the shard now.
                     Err(Error::Closed) if !self.is_closed() => {}
                     Err(error) => return Err(error),
@@ -65,14 +67,21 @@ impl Node {
                 // Subscribed before asking, so that no change is missed.
                 let mut changes = hosted.changes();
                 match hosted.serves_reads() {
-                    Ok(Serving::Here) => match self.read_store(&hosted, on_this_thread, read.clone()).await {
-                        Err(Error::NoInstance { .. }) if !self.is_closed() => continue,
-                        other => return other.map(Local::Done),
-                    },
-                    Ok(Serving::Elsewhere { owner, epoch }) => return Ok(Local::Elsewhere { owner, epoch }),
+                    Ok(Serving::Here) => {
+                        match self.read_store(&hosted, on_this_thread, read.clone()).await {
+                            Err(Error::NoInstance { .. }) if !self.is_closed() => continue,
+                            other => return other.map(Local::Done),
+                        }
+                    }
+                    Ok(Serving::Elsewhere { owner, epoch }) => {
+                        return Ok(Local::Elsewhere { owner, epoch });
+                    }
                     Ok(Serving::Wait) => {
                         let _parked = hosted.park();
-                        hosted.before_deadline(deadline, changes.changed()).await?.ok();
+                        hosted
+                            .before_deadline(deadline, changes.changed())
+                            .await?
+                            .ok();
                         continue;
                     }
                     Err(Error::Closed) if !self.is_closed() => {}
@@ -85,7 +94,12 @@ impl Node {
         }
     }
 
-    async fn read_store<T, F>(&self, hosted: &Hosted, on_this_thread: bool, read: F) -> Result<T, Error>
+    async fn read_store<T, F>(
+        &self,
+        hosted: &Hosted,
+        on_this_thread: bool,
+        read: F,
+    ) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Fn(&Store) -> Result<T, Error> + Send + 'static,
@@ -99,11 +113,19 @@ impl Node {
     }
 
     /// Who owns a shard that is not served here. `None`: this node, in a moment; it has waited a little.
-    async fn elsewhere(&self, shard: ShardId, deadline: Option<Instant>) -> Result<Option<(NodeId, Epoch)>, Error> {
+    async fn elsewhere(
+        &self,
+        shard: ShardId,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(NodeId, Epoch)>, Error> {
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        let record = self.placement.read(shard).await?.ok_or(Error::NoShard { shard })?;
+        let record = self
+            .placement
+            .read(shard)
+            .await?
+            .ok_or(Error::NoShard { shard })?;
         if record.owner != self.id {
             return Ok(Some((record.owner, record.epoch)));
         }

@@ -145,7 +145,10 @@ impl Node {
             return Ok(0);
         };
         let mut owned = sync::write(&self.owned);
-        if owned.get(&hosted.shard).is_some_and(|known| known.instance == instance) {
+        if owned
+            .get(&hosted.shard)
+            .is_some_and(|known| known.instance == instance)
+        {
             owned.remove(&hosted.shard);
         }
         drop(owned);
@@ -185,7 +188,10 @@ impl Node {
 
     fn close_blocking(&self) -> Result<(), Error> {
         self.keeper.stop();
-        let all: Vec<_> = sync::write(&self.hosted).drain().map(|(_, hosted)| hosted).collect();
+        let all: Vec<_> = sync::write(&self.hosted)
+            .drain()
+            .map(|(_, hosted)| hosted)
+            .collect();
         sync::write(&self.owned).clear();
         // The log commits what it was given and hands it to the appliers, which finish before the stores close.
         let logged = self.log.close();

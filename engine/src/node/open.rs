@@ -24,7 +24,6 @@ use crate::options::{DEFAULT_SHARDS, EngineOptions};
 use crate::placement::{ClusterInfo, FilePlacement, Placement};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv};
-use crate::sync;
 
 /// Threads that apply: one for each of two cores, as measured (DESIGN section 11).
 const APPLY_THREADS: usize = 2;
@@ -40,13 +39,15 @@ impl Node {
         };
         let wal = data.wal();
         let storage = DirStorage::new(&wal).map_err(|error| Error::io("open", &wal, error))?;
-        let (log, report) = Log::open(Arc::new(storage), options.log).map_err(|error| Error::LogOpen {
-            dir: wal,
-            source: Arc::new(error),
-        })?;
+        let (log, report) =
+            Log::open(Arc::new(storage), options.log).map_err(|error| Error::LogOpen {
+                dir: wal,
+                source: Arc::new(error),
+            })?;
         log_report(&report);
         let cluster = join_cluster(&*placement, options.shards).await?;
-        let pool = ApplyPool::start(APPLY_THREADS).map_err(|error| Error::io("start threads for", dir, error))?;
+        let pool = ApplyPool::start(APPLY_THREADS)
+            .map_err(|error| Error::io("start threads for", dir, error))?;
         let node = Self(Arc::new(NodeInner {
             id,
             dir: data.root().to_path_buf(),
@@ -145,7 +146,9 @@ impl Node {
 
     /// Brings the store up to the log.
     async fn replay(&self, hosted: &Arc<Hosted>) -> Result<(), Error> {
-        let Some(applied) = hosted.applied() else { return Ok(()) };
+        let Some(applied) = hosted.applied() else {
+            return Ok(());
+        };
         let range = SeqRange::after(applied.seq, hosted.log.watermarks().durable);
         let hosted = hosted.clone();
         let replay = self.runtime.spawn_blocking(move || hosted.replay(range));
@@ -160,7 +163,10 @@ impl Node {
             return Ok(());
         }
         self.data.set_making(true)?;
-        for shard in (0..self.shards).map(ShardId).filter(|shard| !have.contains(shard)) {
+        for shard in (0..self.shards)
+            .map(ShardId)
+            .filter(|shard| !have.contains(shard))
+        {
             self.create_shard(shard).await?;
         }
         self.data.set_making(false)
@@ -177,7 +183,13 @@ impl Node {
             let dir = node.shard_dir(shard, instance);
             let store = Store::create(&node.env, &dir, Applied::default())?;
             let log = node.log.host(shard, instance, Seq::ZERO, Vec::new())?;
-            Ok(Hosted::new(log, dir, Some(store), Role::Receiver, node.pool.clone()))
+            Ok(Hosted::new(
+                log,
+                dir,
+                Some(store),
+                Role::Receiver,
+                node.pool.clone(),
+            ))
         });
         let hosted: Arc<Hosted> = made.await.unwrap_or(Err(Error::Closed))?;
         self.add_hosted(hosted.clone());
@@ -214,7 +226,11 @@ impl Node {
 
     /// Deletes a shard that this node owns, with all its data.
     pub(crate) async fn drop_shard(&self, shard: ShardId) -> Result<u64, Error> {
-        let record = self.placement.read(shard).await?.ok_or(Error::NoShard { shard })?;
+        let record = self
+            .placement
+            .read(shard)
+            .await?
+            .ok_or(Error::NoShard { shard })?;
         if record.owner != self.id {
             return Err(Error::Moved {
                 shard,
@@ -227,13 +243,10 @@ impl Node {
         }
         self.placement.remove(shard, record.revision).await?;
         let node = self.clone();
-        let removed = self.runtime.spawn_blocking(move || node.remove(record.instance));
+        let removed = self
+            .runtime
+            .spawn_blocking(move || node.remove(record.instance));
         removed.await.unwrap_or(Err(Error::Closed))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn hosted_count(&self) -> usize {
-        sync::read(&self.hosted).len()
     }
 }
 
@@ -263,5 +276,9 @@ fn log_report(report: &OpenReport) {
     if let watershed_wal::LogEnd::Torn { .. } = report.tail {
         tracing::warn!(tail = ?report.tail, "the log's torn tail was cut: nothing in it was promised durable");
     }
-    tracing::info!(segments = report.segments, records = report.records, "log opened");
+    tracing::info!(
+        segments = report.segments,
+        records = report.records,
+        "log opened"
+    );
 }

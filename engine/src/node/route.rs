@@ -13,11 +13,11 @@ use watershed_wal::{Epoch, Inline, ShardId};
 
 use super::local::Local;
 use super::{Node, from_wire, to_wire};
+use crate::Error;
 use crate::error::Retry;
 use crate::link::LinkError;
 use crate::shard::{Condition, Expected, WriteRequest};
 use crate::store::{Entry, Store, Version};
-use crate::Error;
 
 /// How long an owner that does not answer is asked again, where the request has no deadline of its own.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,7 +86,13 @@ impl Node {
             };
             let patience = patience.get_or_insert_with(|| Patience::until(request.deadline));
             if !patience.again().await {
-                return Err(out_of_patience(shard, owner, epoch, request.deadline, &again));
+                return Err(out_of_patience(
+                    shard,
+                    owner,
+                    epoch,
+                    request.deadline,
+                    &again,
+                ));
             }
         }
     }
@@ -103,7 +109,9 @@ impl Node {
         loop {
             let wanted = keys.clone();
             let read = move |store: &Store| read_keys(store, &wanted);
-            let local = self.local_read(shard, deadline, on_this_thread, read).await?;
+            let local = self
+                .local_read(shard, deadline, on_this_thread, read)
+                .await?;
             let (owner, epoch) = match local {
                 Local::Done(values) => return Ok(values),
                 Local::Elsewhere { owner, epoch } => (owner, epoch),
@@ -129,15 +137,26 @@ impl Node {
     }
 
     /// One page of a scan of a shard that is owned elsewhere.
-    pub(crate) async fn remote_page(&self, shard: ShardId, scan: ScanRequest) -> Result<(Vec<Entry>, bool), Error> {
+    pub(crate) async fn remote_page(
+        &self,
+        shard: ShardId,
+        scan: ScanRequest,
+    ) -> Result<(Vec<Entry>, bool), Error> {
         let mut patience = Patience::until(None);
         loop {
-            let record = self.placement.read(shard).await?.ok_or(Error::NoShard { shard })?;
+            let record = self
+                .placement
+                .read(shard)
+                .await?
+                .ok_or(Error::NoShard { shard })?;
             let message = Request::Scan {
                 shard,
                 scan: scan.clone(),
             };
-            let again = match self.send(shard, &record.owner, record.epoch, &message).await? {
+            let again = match self
+                .send(shard, &record.owner, record.epoch, &message)
+                .await?
+            {
                 Sent::Answer(Response::Entries { entries, done }) => {
                     let entry = |entry: messages::DataEntry| Entry {
                         key: entry.key,
@@ -151,12 +170,24 @@ impl Node {
                 Sent::Again(reason) | Sent::Lost(reason) => reason,
             };
             if !patience.again().await {
-                return Err(out_of_patience(shard, record.owner, record.epoch, None, &again));
+                return Err(out_of_patience(
+                    shard,
+                    record.owner,
+                    record.epoch,
+                    None,
+                    &again,
+                ));
             }
         }
     }
 
-    async fn send(&self, shard: ShardId, owner: &NodeId, epoch: Epoch, message: &Request) -> Result<Sent, Error> {
+    async fn send(
+        &self,
+        shard: ShardId,
+        owner: &NodeId,
+        epoch: Epoch,
+        message: &Request,
+    ) -> Result<Sent, Error> {
         let Some(link) = &self.link else {
             return Err(Error::Moved {
                 shard,
@@ -179,7 +210,10 @@ impl Node {
 }
 
 /// Single reads take the store's short way.
-pub(super) fn read_keys(store: &Store, keys: &[Bytes]) -> Result<Vec<Option<(Bytes, Version)>>, Error> {
+pub(super) fn read_keys(
+    store: &Store,
+    keys: &[Bytes],
+) -> Result<Vec<Option<(Bytes, Version)>>, Error> {
     match keys {
         [key] => Ok(vec![store.get(key)?]),
         keys => Ok(store.multi_get(keys)?),
@@ -194,9 +228,12 @@ fn write_message(shard: ShardId, epoch: Epoch, request: &WriteRequest) -> Reques
             Expected::Version(version) => Expect::Version(to_wire(version)),
         },
     };
-    let left = request
-        .deadline
-        .map_or(0, |deadline| (deadline.saturating_duration_since(Instant::now()).as_millis()).max(1));
+    let left = request.deadline.map_or(0, |deadline| {
+        (deadline
+            .saturating_duration_since(Instant::now())
+            .as_millis())
+        .max(1)
+    });
     Request::Write {
         shard,
         epoch,
@@ -208,9 +245,13 @@ fn write_message(shard: ShardId, epoch: Epoch, request: &WriteRequest) -> Reques
 }
 
 fn condition_failed(request: &WriteRequest, index: u32, found: Option<Version>) -> Error {
-    let at = usize::try_from(index).ok().and_then(|at| request.conditions.get(at));
+    let at = usize::try_from(index)
+        .ok()
+        .and_then(|at| request.conditions.get(at));
     Error::ConditionFailed {
-        key: at.map(|condition| condition.key.clone()).unwrap_or_default(),
+        key: at
+            .map(|condition| condition.key.clone())
+            .unwrap_or_default(),
         found,
     }
 }
@@ -224,9 +265,10 @@ fn again_or_error(shard: ShardId, node: &NodeId, response: Response) -> Result<S
         });
     };
     match refused.kind {
-        RefusedKind::NotReady | RefusedKind::Busy | RefusedKind::NotOwner | RefusedKind::StaleEpoch => {
-            Ok(refused.message)
-        }
+        RefusedKind::NotReady
+        | RefusedKind::Busy
+        | RefusedKind::NotOwner
+        | RefusedKind::StaleEpoch => Ok(refused.message),
         RefusedKind::Unknown => Err(Error::OutcomeUnknown {
             shard,
             reason: refused.message,
@@ -239,11 +281,21 @@ fn again_or_error(shard: ShardId, node: &NodeId, response: Response) -> Result<S
     }
 }
 
-fn out_of_patience(shard: ShardId, owner: NodeId, epoch: Epoch, deadline: Option<Instant>, last: &str) -> Error {
+fn out_of_patience(
+    shard: ShardId,
+    owner: NodeId,
+    epoch: Epoch,
+    deadline: Option<Instant>,
+    last: &str,
+) -> Error {
     tracing::debug!(%shard, %owner, last, "gave up sending");
     if deadline.is_some() {
         Error::DeadlineNotApplied { shard }
     } else {
-        Error::Moved { shard, owner, epoch }
+        Error::Moved {
+            shard,
+            owner,
+            epoch,
+        }
     }
 }

@@ -6,18 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_migration::messages::{
-    Condition as WireCondition, DataEntry, Expect, RefusedKind, Request, Response, ScanBound, ScanRequest,
+    Condition as WireCondition, DataEntry, Expect, RefusedKind, Request, Response, ScanBound,
+    ScanRequest,
 };
 use watershed_wal::{Inline, ShardId};
 
 use super::local::Local;
 use super::route::read_keys;
 use super::{Node, from_wire, to_wire};
+use crate::Error;
 use crate::link::{BoxFuture, Service};
 use crate::migrate;
 use crate::shard::{Condition, Expected, WriteRequest};
 use crate::store::{ScanOptions, Store};
-use crate::Error;
 
 impl Service for Node {
     fn serve(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
@@ -58,7 +59,8 @@ impl Node {
                     body,
                     conditions: conditions.into_iter().map(condition).collect(),
                     durability,
-                    deadline: (deadline_ms > 0).then(|| Instant::now() + Duration::from_millis(deadline_ms)),
+                    deadline: (deadline_ms > 0)
+                        .then(|| Instant::now() + Duration::from_millis(deadline_ms)),
                 };
                 self.serve_write(shard, request).await
             }
@@ -75,7 +77,10 @@ impl Node {
             },
             Ok(Local::Elsewhere { owner, epoch }) => Response::Moved { owner, epoch },
             Err(Error::ConditionFailed { key, found }) => {
-                let at = request.conditions.iter().position(|condition| condition.key == key);
+                let at = request
+                    .conditions
+                    .iter()
+                    .position(|condition| condition.key == key);
                 Response::ConditionFailed {
                     index: at.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX),
                     found: found.map(to_wire),
@@ -102,7 +107,9 @@ impl Node {
             let options = scan_options(&scan);
             let most = usize::try_from(scan.limit).unwrap_or(usize::MAX);
             let bytes = usize::try_from(scan.max_bytes).unwrap_or(usize::MAX);
-            let page = store.snapshot()?.page(&options.range(), None, most.max(1), bytes)?;
+            let page = store
+                .snapshot()?
+                .page(&options.range(), None, most.max(1), bytes)?;
             Ok(page)
         };
         match self.local_read(shard, None, false, read).await {
@@ -142,7 +149,11 @@ fn scan_options(scan: &ScanRequest) -> ScanOptions {
         ScanBound::Excluded(key) => Bound::Excluded(key.clone()),
     };
     let options = ScanOptions::between(bound(&scan.from), bound(&scan.to));
-    if scan.reverse { options.reverse() } else { options }
+    if scan.reverse {
+        options.reverse()
+    } else {
+        options
+    }
 }
 
 fn refuse(error: &Error) -> Response {

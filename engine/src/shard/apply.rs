@@ -33,7 +33,9 @@ impl Sink {
 impl CommitSink for Sink {
     fn committed(&self, batch: Vec<Committed>, inline: bool) {
         // Without a hosting the completers drop, and say so to their waiters.
-        let Some(hosted) = self.0.upgrade() else { return };
+        let Some(hosted) = self.0.upgrade() else {
+            return;
+        };
         if hosted.role() == Role::Receiver {
             // A receiver acknowledges what is durable; what is contiguous is applied behind that.
             Completer::complete_all(batch.into_iter().map(|item| (item.done, Ok(()))));
@@ -129,7 +131,10 @@ impl Hosted {
                 waiters.push((item.done, Ok(())));
             }
             self.apply_group(&records)?;
-            let units = records.iter().map(|record| write::units(record.body().len())).sum();
+            let units = records
+                .iter()
+                .map(|record| write::units(record.body().len()))
+                .sum();
             self.release_room(units);
             Completer::complete_all(waiters);
         }
@@ -142,7 +147,9 @@ impl Hosted {
         let have = store.applied().seq;
         let skip = records.partition_point(|record| record.seq() <= have);
         let records = &records[skip..];
-        let Some(last) = records.last() else { return Ok(()) };
+        let Some(last) = records.last() else {
+            return Ok(());
+        };
         if let Err(error) = store.apply(records) {
             self.recover(&error, last.seq())?;
         }
@@ -161,7 +168,9 @@ impl Hosted {
 
     /// Applies the contiguous part of what the log holds beyond the store.
     fn catch_up(&self) -> Result<(), Error> {
-        let Ok(store) = self.store() else { return Ok(()) };
+        let Ok(store) = self.store() else {
+            return Ok(());
+        };
         let have = store.applied().seq;
         let range = SeqRange::after(have, self.log.has().contiguous_after(have));
         match self.replay(range) {
@@ -268,7 +277,10 @@ impl PoolShared {
                     if state.stopping {
                         return;
                     }
-                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self
+                        .work
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
             };
             hosted.apply_queued();

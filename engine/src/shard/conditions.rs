@@ -70,7 +70,9 @@ impl Assign {
     /// Notes an assigned write. Called for every write while the section is held.
     pub(super) fn assigned(&mut self, term: Term, seq: Seq, body: &Bytes) {
         self.last = seq;
-        let Some(overlay) = &mut self.overlay else { return };
+        let Some(overlay) = &mut self.overlay else {
+            return;
+        };
         overlay.idle_writes += 1;
         if overlay.idle_writes > OVERLAY_IDLE_WRITES {
             self.overlay = None;
@@ -79,7 +81,11 @@ impl Assign {
         let version = Version { term, seq };
         let mut keys = Vec::new();
         // The body was made by our own encoder a moment ago.
-        for op in BatchReader::new(body.clone()).into_iter().flatten().flatten() {
+        for op in BatchReader::new(body.clone())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let (key, leaves_value) = match op {
                 Op::Put { key, .. } => (key, true),
                 Op::Delete { key, .. } => (key, false),
@@ -95,9 +101,15 @@ impl Assign {
 impl Overlay {
     fn applied(&mut self, through: Seq) {
         while self.order.front().is_some_and(|(seq, _)| *seq <= through) {
-            let Some((seq, keys)) = self.order.pop_front() else { return };
+            let Some((seq, keys)) = self.order.pop_front() else {
+                return;
+            };
             for key in keys {
-                if self.keys.get(&key).is_some_and(|(version, _)| version.seq <= seq) {
+                if self
+                    .keys
+                    .get(&key)
+                    .is_some_and(|(version, _)| version.seq <= seq)
+                {
                     self.keys.remove(&key);
                 }
             }
@@ -107,7 +119,11 @@ impl Overlay {
 
 impl Hosted {
     /// Decides the conditions while the section `assign` is held.
-    pub(super) fn decide(&self, assign: &mut Assign, conditions: &[Condition]) -> Result<Decision, Error> {
+    pub(super) fn decide(
+        &self,
+        assign: &mut Assign,
+        conditions: &[Condition],
+    ) -> Result<Decision, Error> {
         let store = self.store()?;
         let applied = store.applied().seq;
         let overlay = assign.overlay.get_or_insert_with(|| {
@@ -129,7 +145,10 @@ impl Hosted {
                 Some((version, leaves_value)) => (leaves_value.then_some(*version), version.seq),
                 None => {
                     let found = store.version_of(&condition.key)?;
-                    (found.and_then(|(version, tombstone)| (!tombstone).then_some(version)), applied)
+                    (
+                        found.and_then(|(version, tombstone)| (!tombstone).then_some(version)),
+                        applied,
+                    )
                 }
             };
             let holds = match condition.expected {

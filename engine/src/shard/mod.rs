@@ -110,8 +110,16 @@ struct ApplyQueue {
 
 impl Hosted {
     /// A hosting with this role; `store` may come later ([`Hosted::attach_store`]).
-    pub(crate) fn new(log: InstanceLog, dir: PathBuf, store: Option<Store>, role: Role, pool: ApplyPool) -> Arc<Self> {
-        let applied = store.as_ref().map_or(log.base(), |store| store.applied().seq);
+    pub(crate) fn new(
+        log: InstanceLog,
+        dir: PathBuf,
+        store: Option<Store>,
+        role: Role,
+        pool: ApplyPool,
+    ) -> Arc<Self> {
+        let applied = store
+            .as_ref()
+            .map_or(log.base(), |store| store.applied().seq);
         let hosted = Arc::new_cyclic(|me| Self {
             shard: log.shard(),
             instance: log.id(),
@@ -144,10 +152,12 @@ impl Hosted {
 
     /// The store, where there is one.
     pub(crate) fn store(&self) -> Result<Store, Error> {
-        crate::sync::read(&self.store).clone().ok_or(Error::NoInstance {
-            shard: self.shard,
-            instance: self.instance,
-        })
+        crate::sync::read(&self.store)
+            .clone()
+            .ok_or(Error::NoInstance {
+                shard: self.shard,
+                instance: self.instance,
+            })
     }
 
     /// What reads see: Seq, term and digest; the log's base before there is a store.

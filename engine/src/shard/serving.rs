@@ -128,7 +128,10 @@ impl Hosted {
             lead.commit();
             self.apply_queued();
         }
-        started.done.await.map_err(|error| Error::unknown(self.shard, &error))?;
+        started
+            .done
+            .await
+            .map_err(|error| Error::unknown(self.shard, &error))?;
         self.reads_open.store(true, Ordering::Release);
         self.note_change();
         Ok((term, seq))

@@ -55,7 +55,11 @@ pub(super) fn units(len: usize) -> usize {
 
 impl Hosted {
     /// Takes a write through to its acknowledgement, waiting while the shard is quiesced.
-    pub(crate) async fn write(&self, request: &WriteRequest, inline: Inline) -> Result<Written, Error> {
+    pub(crate) async fn write(
+        &self,
+        request: &WriteRequest,
+        inline: Inline,
+    ) -> Result<Written, Error> {
         let room = self.take_room(request).await?;
         loop {
             let mut changes = None;
@@ -79,14 +83,18 @@ impl Hosted {
                 Attempt::Refused(_) => {
                     let _parked = self.park();
                     if let Some(mut changes) = changes {
-                        self.before_deadline(request.deadline, changes.changed()).await?.ok();
+                        self.before_deadline(request.deadline, changes.changed())
+                            .await?
+                            .ok();
                     }
                 }
                 Attempt::Decided(Decision::AfterApplied(seq)) => {
-                    self.before_deadline(request.deadline, self.wait_applied(seq)).await??;
+                    self.before_deadline(request.deadline, self.wait_applied(seq))
+                        .await??;
                 }
                 Attempt::Decided(Decision::Fails { error, after }) => {
-                    self.before_deadline(request.deadline, self.wait_applied(after)).await??;
+                    self.before_deadline(request.deadline, self.wait_applied(after))
+                        .await??;
                     return Err(error);
                 }
                 Attempt::Decided(Decision::Holds) => {}
@@ -95,7 +103,10 @@ impl Hosted {
     }
 
     /// Waits for room. `None` where the room is closed: the log or the role then says why.
-    async fn take_room(&self, request: &WriteRequest) -> Result<Option<tokio::sync::SemaphorePermit<'_>>, Error> {
+    async fn take_room(
+        &self,
+        request: &WriteRequest,
+    ) -> Result<Option<tokio::sync::SemaphorePermit<'_>>, Error> {
         let units = u32::try_from(units(request.body.len())).unwrap_or(u32::MAX);
         if let Ok(permit) = self.room.try_acquire_many(units) {
             return Ok(Some(permit));
@@ -116,7 +127,9 @@ impl Hosted {
         match self.role() {
             Role::Owner { .. } => {}
             Role::Receiver => return Ok(Attempt::Refused(Serving::Wait)),
-            Role::Frozen { owner, epoch } => return Ok(Attempt::Refused(Serving::Elsewhere { owner, epoch })),
+            Role::Frozen { owner, epoch } => {
+                return Ok(Attempt::Refused(Serving::Elsewhere { owner, epoch }));
+            }
             Role::Failed { reason } => {
                 return Err(Error::ShardFailed {
                     shard: self.shard,
@@ -134,9 +147,12 @@ impl Hosted {
                 other => return Ok(Attempt::Decided(other)),
             }
         }
-        let submitted = self
-            .log
-            .submit(RecordKind::Batch, request.body.clone(), request.durability, inline);
+        let submitted = self.log.submit(
+            RecordKind::Batch,
+            request.body.clone(),
+            request.durability,
+            inline,
+        );
         match submitted {
             Ok(submitted) => {
                 assign.assigned(submitted.term, submitted.seq, &request.body);
@@ -168,7 +184,8 @@ impl Hosted {
                 }
             },
         };
-        done.map(|()| version).map_err(|error| Error::unknown(self.shard, &error))
+        done.map(|()| version)
+            .map_err(|error| Error::unknown(self.shard, &error))
     }
 
     /// What `future` gives, unless the deadline comes first: then the request is not applied.

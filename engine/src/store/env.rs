@@ -192,6 +192,8 @@ fn forward_log(level: LogLevel, line: &str) {
         LogLevel::Error | LogLevel::Fatal => {
             tracing::error!(target: "watershed::rocksdb", "{line}")
         }
-        _ => tracing::warn!(target: "watershed::rocksdb", "{line}"),
+        LogLevel::Warn => tracing::warn!(target: "watershed::rocksdb", "{line}"),
+        // The header: all options of each store, at every opening.
+        _ => tracing::trace!(target: "watershed::rocksdb", "{line}"),
     }
 }

@@ -32,15 +32,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use rocksdb::{DB, ReadOptions, ReadTier, WriteOptions};
 use watershed_wal::{Seq, TermStart};
 
-pub(crate) use checkpoint::Checkpoint;
 pub(crate) use env::{StoreEnv, StoreLimits};
 pub(crate) use error::StoreError;
-pub(crate) use files::FileInfo;
 pub(crate) use format::Applied;
 pub use scan::ScanOptions;
-pub(crate) use scan::{EntryHash, Page, ScanRange};
+pub(crate) use scan::ScanRange;
 pub(crate) use snapshot::StoreSnapshot;
-pub(crate) use stats::StoreStats;
 pub use version::{Entry, ParseVersionError, Version};
 
 use snapshot::Snapshots;

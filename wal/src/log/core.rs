@@ -114,7 +114,9 @@ impl Core {
 
     /// Makes sure that the log thread will look at what is pending.
     pub(crate) fn call_thread(&self, state: &State) {
-        let late = state.pending.entries.len() < state.late_close;
+        // The first always calls it: it may be parked without a timer, and waits for the others itself.
+        let waiting = state.pending.entries.len();
+        let late = waiting > 1 && waiting < state.late_close;
         if state.writer.is_some() && state.thread != ThreadState::Running && !late {
             self.work.notify_one();
         }

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use watershed_migration::messages::{Request, Response};
 use watershed_migration::source::{CallId, Hosting};
 use watershed_migration::target::{TargetAction, TargetEvent, TargetNote, TargetRole};
-use watershed_migration::{HighestSeen, MigrationId, PlacementRecord, Revision};
+use watershed_migration::{HighestSeen, PlacementRecord, Revision};
 use watershed_wal::{InstanceId, ShardId};
 
 use super::calls::{Calls, ended};
