@@ -17,6 +17,7 @@ pub struct LogOptions {
     /// Bytes a segment file is made with (16 MiB). One that must hold a larger frame is made larger.
     pub segment_bytes: u32,
     /// Bytes all segments may take together (1 GiB); writes are refused as [`crate::LogError::Full`] beyond.
+    /// Only for notes that free room, once nothing within it is left for them, another segment is made beyond it.
     pub limit_bytes: u64,
     /// How often buffered writes are synced in the background (200 ms).
     pub buffered_sync_every: Duration,

@@ -10,9 +10,10 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use super::core::{Core, Metrics, PanicGuard};
+use super::room::{Full, HEAD_COST, Spare};
 use super::scan::segment_name;
 use super::sink::Committed;
-use super::state::{Delivery, Entry, InstanceIndex, Segment, Spare, State, Synced, What};
+use super::state::{Delivery, Entry, InstanceIndex, Segment, State, Synced, What};
 use crate::codec::len64;
 use crate::completion::Completer;
 use crate::error::LogError;
@@ -203,7 +204,8 @@ impl Core {
 
     pub(crate) fn put_back(&self, state: &mut State, writer: Box<Writer>) {
         state.room.current = writer.len - writer.end.min(writer.len);
-        state.in_flight = 0;
+        state.room.in_flight = 0;
+        state.plan_room();
         state.writer = Some(writer);
     }
 
@@ -213,10 +215,7 @@ impl Core {
             let state = self.lock();
             assign_slots(&state, batch, &mut slots)
         };
-        let items = batch
-            .iter()
-            .filter(|entry| !matches!(entry.what, What::Barrier))
-            .count();
+        let items: usize = batch.iter().map(Entry::items).sum();
         let sync = batch
             .iter()
             .any(|entry| entry.durability == Durability::Sync);
@@ -241,8 +240,7 @@ impl Core {
         })
     }
 
-    /// Goes on in a spare. Where there is none yet it waits for one: what is queued already is never given up
-    /// for want of room, only what comes after is refused.
+    /// Goes on in a spare: the one that was planned for what is queued.
     fn roll(&self, writer: &mut Writer, payload: u64) -> Result<(), String> {
         let was_dirty = writer.dirty;
         writer.sync(&self.metrics)?;
@@ -257,42 +255,51 @@ impl Core {
         };
         let mut encoded = Vec::new();
         head.encode(&mut encoded);
-        // Head, frame, and the most that alignment can take twice.
-        let needed = len64(encoded.len()) + payload + 2 * (HEADER_LEN + 8);
-        let spare = loop {
+        let head_bytes = len64(encoded.len());
+        let (mut state, spare) = self.take_spare(state, head_bytes + payload + HEAD_COST)?;
+        let segment = Segment {
+            file: Arc::clone(&spare.file),
+            nonce: writer.nonce,
+            len: spare.len,
+            max: HashMap::new(),
+        };
+        state.segments.insert(spare.id, segment);
+        // As it will be behind the head: what is queued meanwhile is placed there.
+        state.room.current = spare.len.saturating_sub(HEADER_LEN + head_bytes + 8);
+        state.room.head_bytes = state.head_bound();
+        state.plan_room();
+        self.call_keeper(&mut state);
+        drop(state);
+        writer.start_segment(&spare, &head)
+    }
+
+    /// Takes the first spare that is long enough; shorter ones go. Room for what is queued is made before it is
+    /// queued, so there is one; were there none, it would wait until the device has room, whatever the limit is.
+    fn take_spare<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        needed: u64,
+    ) -> Result<(MutexGuard<'a, State>, Spare), String> {
+        loop {
             match state.room.spares.pop_front() {
-                Some(spare) if spare.len >= needed => break spare,
+                Some(spare) if spare.len >= needed => return Ok((state, spare)),
                 Some(spare) => state.room.garbage.push(spare.id),
                 None => {
-                    let reserve = state.room.reserve;
-                    state.room.wanted_len = state.room.wanted_len.max(needed + reserve);
-                    if state.closing && state.room.full.is_some() {
+                    let len = needed + state.room.reserve;
+                    state.room.wanted_len = state.room.wanted_len.max(len);
+                    state.room.beyond = true;
+                    if state.closing && state.room.full == Some(Full::Device) {
                         return Err("closed while there was no room for a segment".to_owned());
                     }
                     if let Some(reason) = &state.poison {
                         return Err(reason.to_string());
                     }
+                    state.plan_room();
                     self.call_keeper(&mut state);
                     state = wait(&self.prepared, state);
                 }
             }
-        };
-        self.call_keeper(&mut state);
-        drop(state);
-        writer.start_segment(&spare, &head)?;
-        let mut state = self.lock();
-        state.segments.insert(
-            spare.id,
-            Segment {
-                file: spare.file,
-                nonce: writer.nonce,
-                len: spare.len,
-                max: HashMap::new(),
-            },
-        );
-        state.room.current = writer.len - writer.end;
-        state.room.head_bytes = len64(encoded.len());
-        Ok(())
+        }
     }
 
     /// What was written before is durable now.
@@ -420,7 +427,7 @@ fn encode(out: &mut Vec<u8>, slots: &[Slot], places: &[usize], batch: &[Entry]) 
             What::Record {
                 seq, kind, stored, ..
             } => payload.record(place, *kind, *seq, stored),
-            What::Note(note) => payload.note(note),
+            What::Notes(notes) => notes.iter().for_each(|note| payload.note(note)),
             What::Barrier => {}
         }
     }

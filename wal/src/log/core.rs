@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::state::{Delivery, Entry, Pending, State, ThreadState, What};
+use super::room::{Full, HEAD_COST, Room, Use};
+use super::state::{Delivery, Entry, Pending, State, ThreadState, What, note_size};
 use crate::codec::len64;
 use crate::completion::Completer;
 use crate::error::LogError;
-use crate::format::frame::{BLOCK, HEADER_LEN};
+use crate::format::notes::LocalNote;
 use crate::options::LogOptions;
 use crate::storage::Storage;
 use crate::sync::{lock, wait};
@@ -62,43 +63,62 @@ impl Core {
         eighth.min(4 << 20)
     }
 
-    /// What an entry may cost in a segment: it may get a frame, and the rest of a block, of its own.
-    pub(crate) fn cost(entry: &Entry) -> u64 {
-        len64(entry.size()) + HEADER_LEN + BLOCK
-    }
-
-    /// Waits until there is room for a write of `cost`, or says that there is none.
+    /// Waits until there is room for these writes, or says that there is none. `growth`: of the heads from then on.
     ///
     /// It waits for the keeper only, which never waits for a caller, so this can't deadlock with a sink.
-    pub(crate) fn reserve<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        cost: u64,
-    ) -> Result<MutexGuard<'a, State>, LogError> {
+    pub(crate) fn reserve(
+        &self,
+        wanted: Use,
+        costs: &[u64],
+        growth: u64,
+    ) -> Result<MutexGuard<'_, State>, LogError> {
+        let mut state = self.lock();
         loop {
             state.check_writable()?;
-            let claimed = len64(state.pending.bytes) + len64(state.in_flight);
-            let usable = state.room.usable().saturating_sub(claimed);
-            let largest = state.room.largest(claimed);
-            if cost <= usable && cost <= largest {
+            let is_beyond = state.room.is_beyond && wanted.is_limited();
+            if !is_beyond && state.has_room(wanted, costs, growth) {
                 return Ok(state);
             }
-            if state.room.full.is_some() {
+            let is_full = match state.room.full {
+                None => false,
+                Some(Full::Limit) => wanted.is_limited(),
+                Some(Full::Device) => true,
+            };
+            if is_beyond || is_full {
                 return Err(LogError::Full {
-                    needed: cost,
-                    room: usable.min(largest),
+                    needed: costs.iter().sum(),
+                    room: state.room.left(),
                 });
             }
-            if cost > largest {
-                let len = cost.saturating_add(state.room.reserve.saturating_mul(2));
-                state.room.wanted_len = state.room.wanted_len.max(len);
-            }
-            if cost > usable {
-                state.room.wanted = state.room.spares.len() + 1;
-            }
-            self.call_keeper(&mut state);
+            self.ask_for_spare(&mut state, wanted, costs, growth);
             state = wait(&self.prepared, state);
         }
+    }
+
+    /// As [`Core::reserve`], for one note.
+    pub(crate) fn reserve_note(
+        &self,
+        wanted: Use,
+        note: &LocalNote,
+    ) -> Result<MutexGuard<'_, State>, LogError> {
+        let size = note_size(note);
+        let growth = match note {
+            LocalNote::Host { terms, .. } => 256 + 32 * terms.len(),
+            LocalNote::Hold(..) | LocalNote::Note(..) => size + 64,
+            _ => 0,
+        };
+        self.reserve(wanted, &[Room::frame_cost(size)], len64(growth))
+    }
+
+    /// Has the keeper make one more spare, that holds any of these.
+    pub(crate) fn ask_for_spare(&self, state: &mut State, wanted: Use, costs: &[u64], growth: u64) {
+        let longest = costs.iter().copied().max().unwrap_or(0);
+        let head = state.head_bound() + growth + HEAD_COST;
+        let len = longest.saturating_add(head + state.keep(wanted));
+        state.room.wanted_len = state.room.wanted_len.max(len);
+        state.room.wanted = state.room.spares.len() + 1;
+        state.room.beyond |= !wanted.is_limited();
+        self.call_keeper(state);
     }
 
     pub(crate) fn call_keeper(&self, state: &mut State) {
@@ -108,31 +128,22 @@ impl Core {
 
     /// Queues an entry. Who called decides who commits it.
     pub(crate) fn enqueue(&self, state: &mut State, entry: Entry) {
-        state.pending.bytes += usize::try_from(Self::cost(&entry)).unwrap_or(usize::MAX);
+        let cost = Room::cost(&entry);
+        state.room.take(cost);
+        state.pending.bytes += usize::try_from(cost).unwrap_or(usize::MAX);
         state.pending.entries.push_back(entry);
     }
 
     /// Makes sure that the log thread will look at what is pending.
     pub(crate) fn call_thread(&self, state: &State) {
-        // The first always calls it: it may be parked without a timer, and waits for the others itself.
-        let waiting = state.pending.entries.len();
-        let late = waiting > 1 && waiting < state.late_close;
-        if state.writer.is_some() && state.thread != ThreadState::Running && !late {
+        let wanted = match state.thread {
+            ThreadState::Running => false,
+            ThreadState::Gathering => state.pending.entries.len() >= state.late_close,
+            ThreadState::Timed | ThreadState::Deep => true,
+        };
+        if state.writer.is_some() && wanted {
             self.work.notify_one();
         }
-    }
-
-    /// That a note can be written: a full log keeps what is left for the notes that free room.
-    pub(crate) fn check_note_room(&self, state: &State) -> Result<(), LogError> {
-        state.check_writable()?;
-        let room = &state.room;
-        if room.full.is_some() && room.spares.is_empty() && room.current < room.reserve / 2 {
-            return Err(LogError::Full {
-                needed: room.reserve / 2,
-                room: room.current,
-            });
-        }
-        Ok(())
     }
 
     /// Queues an entry for the log thread, with a completer.
@@ -150,8 +161,10 @@ impl Core {
     pub(crate) fn take_batch(&self, state: &mut State) -> Vec<Entry> {
         state.taken += 1;
         state.late_close = 0;
-        let most = self.frame_bytes();
         let pending = std::mem::take(&mut state.pending);
+        let first = pending.entries.front().map_or(0, Room::cost);
+        let left = usize::try_from(state.room.frame(first)).unwrap_or(usize::MAX);
+        let most = self.frame_bytes().min(left);
         let mut bytes = 0;
         let fits = pending
             .entries
@@ -164,12 +177,14 @@ impl Core {
         let mut rest = pending.entries;
         let left = rest.split_off(fits);
         let batch: Vec<Entry> = rest.into();
-        state.in_flight = batch
-            .iter()
-            .map(|e| usize::try_from(Self::cost(e)).unwrap_or(0))
-            .sum();
+        let cost: u64 = batch.iter().map(Room::cost).sum();
+        let size: usize = batch.iter().map(Entry::size).sum();
+        state.room.in_flight = match size {
+            0 => 0,
+            size => Room::frame_cost(size),
+        };
         state.pending = Pending {
-            bytes: pending.bytes - state.in_flight,
+            bytes: pending.bytes - usize::try_from(cost).unwrap_or(0),
             entries: left,
         };
         batch
@@ -187,7 +202,7 @@ impl Core {
 
     /// Fails everything that waits.
     pub(crate) fn fail_all(&self, state: &mut State, error: &LogError, batch: Vec<Entry>) {
-        state.in_flight = 0;
+        state.room.in_flight = 0;
         let pending = std::mem::take(&mut state.pending);
         let mut delivery = Delivery {
             failed: Some(error.clone()),
@@ -216,10 +231,13 @@ impl Core {
             return; // in order: who delivers now goes on with ours
         }
         state.delivering = true;
-        for _ in 0..most {
+        let mut made = 0;
+        // Once the log thread has gone nobody takes over: then all of them.
+        while made < most || state.closed {
             let Some(delivery) = state.deliveries.pop_front() else {
                 break;
             };
+            made += 1;
             let calls = SinkCalls::resolve(&state, delivery);
             drop(state);
             let panicked = calls.run(own);

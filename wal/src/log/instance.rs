@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::core::Core;
 use super::read::RecordReader;
+use super::room::Use;
 use super::sink::CommitSink;
 use super::state::{Hold, Instance, InstanceIndex, What};
 use super::submit::{Inline, Submitted};
@@ -242,8 +243,15 @@ impl InstanceLog {
         check_name(name)?;
         let (completion, done) = Completion::single();
         {
-            let mut state = self.core().lock();
-            self.core().check_note_room(&state)?;
+            let note = HoldNote {
+                name: name.to_owned(),
+                from,
+                bytes: budget.bytes,
+                time: budget.time,
+                spent: std::time::Duration::ZERO,
+            };
+            let local = LocalNote::Hold(self.id, note.clone());
+            let mut state = self.core().reserve_note(Use::Notes, &local)?;
             let instance = state.instance(self.at)?;
             let kept_from = instance.truncated.max(instance.base);
             if let Some(missing) = SeqRange::after(from, kept_from) {
@@ -261,22 +269,15 @@ impl InstanceLog {
                     budget: budget.bytes,
                 });
             }
-            let note = HoldNote {
-                name: name.to_owned(),
-                from,
-                bytes: budget.bytes,
-                time: budget.time,
-                spent: std::time::Duration::ZERO,
-            };
             let instance = state.instance_mut(self.at)?;
             instance.holds.retain(|hold| hold.note.name != name);
             // From now on it counts: nothing may be truncated while its note is on the way.
             instance.holds.push(Hold {
-                note: note.clone(),
+                note,
                 since: std::time::Instant::now(),
             });
-            let what = What::Note(LocalNote::Hold(self.id, note));
-            self.core().enqueue_for_thread(&mut state, what, done);
+            self.core()
+                .enqueue_for_thread(&mut state, What::Notes(vec![local]), done);
             self.core().call_keeper(&mut state);
         }
         completion.wait()
@@ -289,11 +290,17 @@ impl InstanceLog {
     pub fn release_hold(&self, name: &str) -> Result<(), LogError> {
         let (completion, done) = Completion::single();
         {
-            let mut state = self.core().lock();
-            state.check_writable()?;
+            let note = LocalNote::ReleaseHold(self.id, name.to_owned());
+            let mut state = self.core().reserve_note(Use::Freeing, &note)?;
             let instance = state.instance_mut(self.at)?;
+            let before = instance.holds.len();
             instance.holds.retain(|hold| hold.note.name != name);
-            let what = What::Note(LocalNote::ReleaseHold(self.id, name.to_owned()));
+            let what = if instance.holds.len() < before {
+                What::Notes(vec![note])
+            } else {
+                // Its end may be on the way still: durable once that is.
+                What::Barrier
+            };
             self.core().enqueue_for_thread(&mut state, what, done);
         }
         completion.wait()?;
@@ -322,17 +329,17 @@ impl InstanceLog {
             });
         }
         let (done, completer) = Completion::single();
-        let mut state = self.core().lock();
-        self.core().check_note_room(&state)?;
+        let note = LocalNote::Note(self.id, key.to_owned(), value.clone());
+        let mut state = self.core().reserve_note(Use::Notes, &note)?;
         let instance = state.instance_mut(self.at)?;
         if value.is_empty() {
             instance.notes.remove(key);
         } else {
-            instance.notes.insert(key.to_owned(), value.clone());
+            instance.notes.insert(key.to_owned(), value);
         }
         let (term, seq) = (instance.owner.unwrap_or_default(), instance.assigned);
-        let what = What::Note(LocalNote::Note(self.id, key.to_owned(), value));
-        self.core().enqueue_for_thread(&mut state, what, completer);
+        self.core()
+            .enqueue_for_thread(&mut state, What::Notes(vec![note]), completer);
         Ok(Submitted {
             term,
             seq,

@@ -9,11 +9,11 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::core::Core;
+use super::room::{Full, Room, Spare, Use};
 use super::scan::segment_name;
-use super::state::{Entry, Spare, State};
+use super::state::{Entry, State};
 use crate::format::notes::LocalNote;
 use crate::sync::{wait, wait_for};
-use crate::words::Durability;
 
 /// How soon to try again when there was no room.
 const RETRY: Duration = Duration::from_millis(50);
@@ -28,6 +28,9 @@ impl Core {
             state.keeper_called = false;
             state = self.remove_garbage(state);
             state = self.remove_noted(state);
+            if state.file_bytes() <= self.options.limit_bytes {
+                state.room.is_beyond = false;
+            }
             state = self.prepare(state);
             self.truncate(&mut state);
             if state.keeper_called || state.closed {
@@ -78,14 +81,16 @@ impl Core {
             if enough || state.poison.is_some() || state.closed {
                 state.room.wanted = 1;
                 state.room.wanted_len = 0;
+                state.room.beyond = false;
                 state.room.full = None;
                 self.prepared.notify_all();
                 return state;
             }
             let heads = state.room.head_bytes.saturating_mul(2) + state.room.reserve;
             let len = wanted.max(self.options.segment_bytes.into()).max(heads);
-            if state.file_bytes().saturating_add(len) > self.options.limit_bytes {
-                return self.no_room(state, len);
+            let is_beyond = state.file_bytes().saturating_add(len) > self.options.limit_bytes;
+            if is_beyond && !state.room.beyond {
+                return self.no_room(state, Full::Limit, len);
             }
             let id = state.room.next_id;
             state.room.next_id += 1;
@@ -96,8 +101,18 @@ impl Core {
                 .and_then(|file| self.storage.sync_dir().map(|()| file));
             state = self.lock();
             match made {
-                Ok(file) => state.room.spares.push_back(Spare { id, file, len }),
-                Err(error) if is_full(&error) => return self.no_room(state, len),
+                Ok(file) => {
+                    state.room.spares.push_back(Spare { id, file, len });
+                    if is_beyond {
+                        // One at a time; who still lacks room asks again.
+                        state.room.beyond = false;
+                        state.room.is_beyond = true;
+                    }
+                    state.plan_room();
+                }
+                Err(error) if is_full(&error) => {
+                    return self.no_room(state, Full::Device, len);
+                }
                 Err(error) => {
                     let reason = format!("making segment {} failed: {error}", segment_name(id));
                     self.poison(&mut state, &reason, Vec::new());
@@ -112,11 +127,14 @@ impl Core {
     fn no_room<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
+        why: Full,
         needed: u64,
     ) -> MutexGuard<'a, State> {
-        if state.room.full.replace(needed).is_none() {
+        state.room.beyond = false;
+        if state.room.full.replace(why).is_none() {
             tracing::warn!(
                 needed,
+                ?why,
                 "no room for another log segment; writes will be refused"
             );
         }
@@ -133,6 +151,16 @@ impl Core {
         let Some(first) = first_needed(state) else {
             return;
         };
+        let mut notes = state.flushed_notes();
+        notes.push(LocalNote::FirstSegment(first));
+        let entry = Entry::notes(notes.clone());
+        let costs = [Room::cost(&entry)];
+        if !state.has_room(Use::Truncation, &costs, 0) {
+            if state.room.full != Some(Full::Device) {
+                self.ask_for_spare(state, Use::Truncation, &costs, 0);
+            }
+            return; // until there is a spare for it
+        }
         state.truncating = true;
         // From now on no hold is given on what is about to go.
         let going: Vec<_> = state
@@ -145,15 +173,7 @@ impl Core {
                 instance.truncated = instance.truncated.max(seq);
             }
         }
-        let notes = state.flushed_notes();
-        for note in &notes {
-            self.enqueue(state, Entry::note(note.clone()));
-        }
         self.noted_flushed(state, &notes);
-        let entry = Entry {
-            durability: Durability::Sync,
-            ..Entry::note(LocalNote::FirstSegment(first))
-        };
         self.enqueue(state, entry);
         self.call_thread(state);
     }

@@ -2,7 +2,7 @@
 //!
 //! - `state`: what it knows, under one mutex; `core`: what the handles share.
 //! - `submit`: the gate, Seqs, and who leads; `commit`: writing frames; `thread`: the log thread.
-//! - `keeper`: segments made ahead and taken away; `recover`, `scan`: reading segments back.
+//! - `keeper`: segments made ahead and taken away; `room`: what of them is promised to whom; `recover`, `scan`: reading segments back.
 //! - `index`, `read`, `tail`: reading records; `instance`: the handle of one hosting; `view`: reading without the lock.
 
 mod commit;
@@ -14,6 +14,7 @@ mod keeper;
 mod open;
 mod read;
 mod recover;
+mod room;
 mod scan;
 mod sink;
 mod state;
@@ -42,6 +43,7 @@ use crate::options::{HoldInfo, LogOptions, LogStatus, OpenReport};
 use crate::storage::Storage;
 use crate::sync::lock;
 use crate::words::{InstanceId, Seq, ShardId, TermStart};
+use room::Use;
 use state::{Instance, What};
 
 /// An open log. Clones are handles of the same; the last one dropped closes it.
@@ -125,17 +127,17 @@ impl Log {
     ) -> Result<InstanceLog, LogError> {
         let (completion, done) = Completion::single();
         let at = {
-            let mut state = self.core().lock();
-            self.core().check_note_room(&state)?;
-            if state.by_id.contains_key(&instance) {
-                return Err(LogError::AlreadyHosted(instance));
-            }
-            let note = What::Note(LocalNote::Host {
+            let note = LocalNote::Host {
                 shard,
                 instance,
                 base,
                 terms: terms.clone(),
-            });
+            };
+            let mut state = self.core().reserve_note(Use::Notes, &note)?;
+            if state.by_id.contains_key(&instance) {
+                return Err(LogError::AlreadyHosted(instance));
+            }
+            let note = What::Notes(vec![note]);
             let at = state.instances.len();
             let hosted = Instance::new(shard, instance, base, terms);
             state.instances.push(Some(hosted));
@@ -180,14 +182,14 @@ impl Log {
     pub fn forget(&self, id: InstanceId) -> Result<(), LogError> {
         let (completion, done) = Completion::single();
         let (instance, waiting) = {
-            let mut state = self.core().lock();
-            state.check_writable()?;
+            let note = LocalNote::Forget(id);
+            let mut state = self.core().reserve_note(Use::Freeing, &note)?;
             let at = state.by_id.remove(&id);
             let at = at.ok_or(LogError::UnknownInstance(id))?;
             let mut instance = state.instances[at].take();
             let waiting = instance.as_mut().map(|i| std::mem::take(&mut i.waiting));
-            let note = What::Note(LocalNote::Forget(id));
-            self.core().enqueue_for_thread(&mut state, note, done);
+            self.core()
+                .enqueue_for_thread(&mut state, What::Notes(vec![note]), done);
             (instance, waiting.unwrap_or_default())
         };
         for (_, done) in waiting {
@@ -231,7 +233,7 @@ impl Log {
             records: metrics.records.load(Ordering::Relaxed),
             pending_bytes: crate::codec::len64(state.pending.bytes),
             poisoned: state.poison.as_deref().map(str::to_owned),
-            full: state.room.full.is_some(),
+            full: state.room.full.is_some() || state.room.is_beyond,
             holds: hold_infos(&state, None),
         }
     }

@@ -8,8 +8,9 @@ use super::commit::Writer;
 use super::core::{Core, Metrics};
 use super::keeper::is_full;
 use super::recover::{Recovered, RecoveredSegment, recover};
+use super::room::{Room, Spare};
 use super::scan::{read_range, segment_name};
-use super::state::{Instance, Pending, Room, Segment, Spare, State, ThreadState};
+use super::state::{Instance, Pending, Segment, State, ThreadState};
 use crate::codec::len64;
 use crate::error::OpenError;
 use crate::format::frame::{Position, next_start};
@@ -163,16 +164,14 @@ fn start(
         next_id: id + 1,
         wanted: 1,
         reserve,
-        head_bytes: len64(encoded.len()),
         ..Room::default()
     };
-    let state = State {
+    let mut state = State {
         instances,
         by_id,
         pending: Pending::default(),
         taken: 0,
         writer: Some(Box::new(writer)),
-        in_flight: 0,
         thread: ThreadState::Running,
         late_close: 0,
         deliveries: VecDeque::new(),
@@ -192,6 +191,8 @@ fn start(
         removable: None,
         keeper_called: true,
     };
+    state.room.head_bytes = state.head_bound();
+    state.plan_room();
     Ok(Core {
         storage,
         options,

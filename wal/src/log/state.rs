@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::index::{Index, Recent};
 use super::recover::{RecoveredInstance, note_term};
+use super::room::Room;
 use super::sink::CommitSink;
 use crate::completion::Completer;
 use crate::error::LogError;
@@ -204,7 +205,8 @@ pub(crate) enum What {
         /// Where it came as a record, with its hash.
         record: Option<Record>,
     },
-    Note(LocalNote),
+    /// In one frame.
+    Notes(Vec<LocalNote>),
     /// Nothing: it only waits for what came before to be durable.
     Barrier,
 }
@@ -218,28 +220,41 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// A note that nobody waits for.
-    pub(crate) const fn note(note: LocalNote) -> Self {
+    /// Durable notes that nobody waits for.
+    pub(crate) const fn notes(notes: Vec<LocalNote>) -> Self {
         Self {
-            what: What::Note(note),
-            durability: Durability::Buffered,
+            what: What::Notes(notes),
+            durability: Durability::Sync,
             done: None,
         }
     }
 
-    /// Below which segments may go once this is durable.
-    pub(crate) const fn removable(&self) -> Option<u64> {
-        match self.what {
-            What::Note(LocalNote::FirstSegment(first)) => Some(first),
-            _ => None,
+    /// How many items it puts into a frame.
+    pub(crate) fn items(&self) -> usize {
+        match &self.what {
+            What::Record { .. } => 1,
+            What::Notes(notes) => notes.len(),
+            What::Barrier => 0,
         }
+    }
+
+    /// Below which segments may go once this is durable.
+    pub(crate) fn removable(&self) -> Option<u64> {
+        let What::Notes(notes) = &self.what else {
+            return None;
+        };
+        let firsts = notes.iter().filter_map(|note| match note {
+            LocalNote::FirstSegment(first) => Some(*first),
+            _ => None,
+        });
+        firsts.max()
     }
 
     /// What it may take in a frame.
     pub(crate) fn size(&self) -> usize {
         match &self.what {
             What::Record { stored, .. } => stored.len() + MAX_RECORD_HEAD + MAX_SLOT,
-            What::Note(note) => note_size(note),
+            What::Notes(notes) => notes.iter().map(note_size).sum(),
             What::Barrier => 0,
         }
     }
@@ -256,14 +271,6 @@ pub(crate) fn note_size(note: &LocalNote) -> usize {
 pub(crate) struct Pending {
     pub(crate) entries: VecDeque<Entry>,
     pub(crate) bytes: usize,
-}
-
-/// A segment file made ahead.
-#[derive(Debug)]
-pub(crate) struct Spare {
-    pub(crate) id: u64,
-    pub(crate) file: Arc<dyn StorageFile>,
-    pub(crate) len: u64,
 }
 
 /// A segment in use.
@@ -294,10 +301,9 @@ pub(crate) struct State {
     pub(crate) taken: u64,
     /// `None` while somebody writes.
     pub(crate) writer: Option<Box<super::commit::Writer>>,
-    /// What the writer's holder is writing.
-    pub(crate) in_flight: usize,
     pub(crate) thread: ThreadState,
-    /// The log thread waits for this many pending writes before it closes a frame.
+    /// The log thread gathers this many pending writes before it closes a frame; with none pending it is called
+    /// by the first as ever.
     pub(crate) late_close: usize,
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) delivering: bool,
@@ -327,52 +333,12 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ThreadState {
     Running,
+    /// Waits, for a fraction of a sync, until `late_close` writes are pending. Only then do fewer not call it.
+    Gathering,
     /// Waits until a time: it will look by itself.
     Timed,
     /// Waits until called.
     Deep,
-}
-
-/// Reserved room for writes.
-#[derive(Debug, Default)]
-pub(crate) struct Room {
-    /// Bytes after the last frame of the current segment.
-    pub(crate) current: u64,
-    pub(crate) spares: VecDeque<Spare>,
-    /// Strays and replaced spares, to be removed.
-    pub(crate) garbage: Vec<u64>,
-    pub(crate) next_id: u64,
-    /// The least length that the next spare must have.
-    pub(crate) wanted_len: u64,
-    /// How many spares must be ready.
-    pub(crate) wanted: usize,
-    /// The last attempt to make a spare failed for want of room: so many bytes.
-    pub(crate) full: Option<u64>,
-    /// Kept free in each segment, for notes and for frames that do not fit its end.
-    pub(crate) reserve: u64,
-    /// What the last head took.
-    pub(crate) head_bytes: u64,
-}
-
-impl Room {
-    /// Bytes that writes may still take.
-    pub(crate) fn usable(&self) -> u64 {
-        let spares: u64 = self
-            .spares
-            .iter()
-            .map(|spare| spare.len.saturating_sub(self.reserve))
-            .sum();
-        self.current.saturating_sub(self.reserve) + spares
-    }
-
-    /// The most that one write may take.
-    pub(crate) fn largest(&self, claimed: u64) -> u64 {
-        let current = self.current.saturating_sub(self.reserve + claimed);
-        self.spares
-            .iter()
-            .map(|spare| spare.len.saturating_sub(self.reserve))
-            .fold(current, u64::max)
-    }
 }
 
 impl State {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::core::Core;
+use super::room::{Room, Use};
 use super::state::{Entry, InstanceIndex, State, ThreadState, What};
 use crate::codec::len64;
 use crate::completion::{Completer, Completion};
@@ -118,8 +119,7 @@ impl Core {
             durability,
             done: Some(completer),
         };
-        let cost = Self::cost(&entry);
-        let mut state = self.admit(cost)?;
+        let mut state = self.admit(&[Room::cost(&entry)])?;
         let instance = state.instance_mut(at)?;
         let Some(owner) = instance.owner.filter(|_| instance.gate_open) else {
             return Err(LogError::GateClosed);
@@ -149,9 +149,10 @@ impl Core {
         Ok(())
     }
 
-    /// Takes the mutex once there is room, on the device and in the queue, for a write of `cost`.
-    fn admit(&self, cost: u64) -> Result<std::sync::MutexGuard<'_, State>, LogError> {
-        let state = self.reserve(self.lock(), cost)?;
+    /// Takes the mutex once there is room, on the device and in the queue, for records of these costs.
+    fn admit(&self, costs: &[u64]) -> Result<std::sync::MutexGuard<'_, State>, LogError> {
+        let state = self.reserve(Use::Records, costs, 0)?;
+        let cost: u64 = costs.iter().sum();
         let (pending, max) = (state.pending.bytes, self.options.max_pending_bytes);
         // A write larger than the bound goes alone.
         if pending > 0 && len64(pending).saturating_add(cost) > len64(max) {
@@ -196,7 +197,7 @@ impl Core {
     ) -> Result<Submitted, LogError> {
         let (done, completer) = Completion::single();
         // The body's size is known before its contents are.
-        let mut state = self.admit(4 * crate::format::frame::BLOCK)?;
+        let mut state = self.admit(&[4 * crate::format::frame::BLOCK])?;
         let instance = state.instance_mut(at)?;
         if let Some(current) = instance.last_term().filter(|&current| term <= current) {
             return Err(LogError::StaleTerm {
@@ -249,7 +250,7 @@ impl Core {
             .map(|record| (record.term(), record.seq()))
             .max_by_key(|&(_, seq)| seq)
             .unwrap_or_default();
-        let mut cost = 0;
+        let mut costs = Vec::with_capacity(records.len());
         let mut packed = Vec::with_capacity(records.len());
         for record in records {
             self.check_body(record.body())?;
@@ -267,12 +268,12 @@ impl Core {
                 durability: Durability::Sync,
                 done: None,
             };
-            cost += Self::cost(&entry);
+            costs.push(Room::cost(&entry));
             packed.push(entry);
         }
         let mut compared = std::collections::HashSet::new();
         loop {
-            let mut state = self.admit(cost)?;
+            let mut state = self.admit(&costs)?;
             let (fresh, unseen) = state.classify(at, &packed, &compared)?;
             if unseen.is_empty() {
                 let done = self.queue_received(&mut state, at, packed, &fresh)?;

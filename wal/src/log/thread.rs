@@ -8,7 +8,8 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use super::core::{Core, PanicGuard};
-use super::state::{State, ThreadState};
+use super::room::{Room, Use};
+use super::state::{State, ThreadState, note_size};
 use crate::format::notes::LocalNote;
 use crate::format::payload::PayloadWriter;
 use crate::sync::{wait, wait_for};
@@ -89,7 +90,7 @@ impl Core {
             if left.is_zero() {
                 break;
             }
-            state.thread = ThreadState::Timed;
+            state.thread = ThreadState::Gathering;
             state = wait_for(&self.work, state, left);
             state.thread = ThreadState::Running;
         }
@@ -111,6 +112,14 @@ impl Core {
         };
         let notes = state.flushed_notes();
         state.unrecorded_since = None;
+        let cost = Room::frame_cost(notes.iter().map(note_size).sum());
+        if !state.has_room(Use::Notes, &[cost], 0) {
+            state.writer = Some(writer);
+            return state; // the next head tells
+        }
+        // What is queued meanwhile is placed behind it.
+        state.room.in_flight = cost;
+        state.plan_room();
         drop(state);
         let guard = PanicGuard(self);
         let result = writer.mark(self, &notes);
