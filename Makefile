@@ -52,13 +52,19 @@ bench-criterion: ## criterion benches of the log and the engine
 	@./.ci/setup
 	$(CARGO) bench --workspace --locked --profile release --bench engine
 
+# The fuzzer wants unstable compiler flags, and gets them from the stable compiler.
+fuzz = PATH="$(TOOLS)/bin:$$PATH" RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
+
 .PHONY: fuzz
-fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz one target (FUZZ_TARGET=log_ops FUZZ_SECONDS=60); needs the nightly toolchain
-	@PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz run --features libfuzzer $(FUZZ_TARGET) -- -max_total_time=$(FUZZ_SECONDS)
+fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz one target (FUZZ_TARGET=log_ops FUZZ_SECONDS=60)
+	@mkdir -p "target/fuzz-corpus/$(FUZZ_TARGET)"
+	$(fuzz) run --features libfuzzer -s none --target-dir target/fuzz "$(FUZZ_TARGET)" \
+	    "target/fuzz-corpus/$(FUZZ_TARGET)" "fuzz/corpus/$(FUZZ_TARGET)" \
+	    -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=600
 
 .PHONY: fuzz-smoke
 fuzz-smoke: $(TOOLS)/bin/cargo-fuzz ## fuzz every target for a few seconds
-	@for target in $$(PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz list); do
+	@for target in $$($(fuzz) list); do
 	    $(MAKE) -s fuzz FUZZ_TARGET="$$target" FUZZ_SECONDS=15
 	done
 

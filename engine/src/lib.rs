@@ -39,7 +39,7 @@ pub use readonly::ReadOnly;
 pub use request::{Read, Write};
 pub use scan::{Scan, Snapshot};
 pub use status::{EngineStatus, ShardRole, ShardStatus};
-pub use store::{Entry, ParseVersionError, ScanOptions, Version};
+pub use store::{Entry, ParseVersionError, ScanOptions, StoreError, Version};
 pub use watershed_migration as migration;
 pub use watershed_migration::NodeId;
 pub use watershed_wal::{Durability, Epoch, InstanceId, LogStatus, Seq, ShardId, Term};

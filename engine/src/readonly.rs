@@ -180,6 +180,8 @@ impl ReadOnly {
             .collect();
         Ok(EngineStatus {
             node: self.node.clone(),
+            cache_bytes: 0,
+            memtable_bytes: 0,
             log,
             shards: shards?,
             migrations: Vec::new(),
@@ -295,10 +297,14 @@ impl Copy {
             keys_estimate: stats.keys_estimate,
             bytes: stats.sst_bytes,
             holds: self.view.holds.clone(),
+            store_error: None,
             parked: 0,
         })
     }
 }
+
+/// An overlay's entry.
+type Over<'a> = (&'a Bytes, &'a (Version, Option<Bytes>));
 
 /// A copy's store and overlay, merged in key order.
 struct Merged<'a> {
@@ -306,8 +312,8 @@ struct Merged<'a> {
     range: crate::store::ScanRange,
     reverse: bool,
     /// The overlay's keys in the range, in the scan's order.
-    over: Box<dyn Iterator<Item = (&'a Bytes, &'a (Version, Option<Bytes>))> + 'a>,
-    next_over: Option<(&'a Bytes, &'a (Version, Option<Bytes>))>,
+    over: Box<dyn Iterator<Item = Over<'a>> + 'a>,
+    next_over: Option<Over<'a>>,
     ready: std::collections::VecDeque<Entry>,
     cursor: Option<Bytes>,
     done: bool,

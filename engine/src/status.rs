@@ -19,6 +19,10 @@ pub struct EngineStatus {
     pub node: NodeId,
     /// The log.
     pub log: LogStatus,
+    /// Memory that the stores' block cache uses, in bytes.
+    pub cache_bytes: u64,
+    /// Memory that the stores' memtables use, in bytes.
+    pub memtable_bytes: u64,
     /// The copies of shards that are here, by number.
     pub shards: Vec<ShardStatus>,
     /// The migrations that this node drives or has driven lately.
@@ -79,6 +83,8 @@ pub struct ShardStatus {
     pub bytes: u64,
     /// What keeps its log.
     pub holds: Vec<HoldInfo>,
+    /// What RocksDB failed with last, until the store was opened again.
+    pub store_error: Option<String>,
     /// Requests that wait for it to re-open.
     pub parked: u64,
 }
@@ -89,8 +95,11 @@ pub(crate) fn of_node(node: &Node) -> Result<EngineStatus, Error> {
         .iter()
         .filter_map(|hosted| of_hosted(hosted).transpose())
         .collect();
+    let (cache, memtables) = node.env.memory_bytes();
     Ok(EngineStatus {
         node: node.id.clone(),
+        cache_bytes: u64::try_from(cache).unwrap_or(u64::MAX),
+        memtable_bytes: u64::try_from(memtables).unwrap_or(u64::MAX),
         log: node.log.status(),
         shards: shards?,
         migrations: node
@@ -125,12 +134,14 @@ fn of_hosted(hosted: &Hosted) -> Result<Option<ShardStatus>, Error> {
         keys_estimate: 0,
         bytes: 0,
         holds: hosted.log.holds(),
+        store_error: None,
         parked: hosted.parked(),
     };
     if let Ok(store) = hosted.store() {
         let stats = store.stats()?;
         status.applied = store.applied().seq;
         status.flushed = store.flushed()?.seq;
+        status.store_error = store.background_error();
         status.keys_estimate = stats.keys_estimate;
         status.bytes = stats.sst_bytes + stats.memtable_bytes;
     }

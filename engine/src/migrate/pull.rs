@@ -150,7 +150,7 @@ impl Pull {
                 // Dropping the handle lets the call run out; its chunk is then asked for again.
                 ahead.push_back(tokio::spawn(chunk(
                     self.source.clone(),
-                    self.env.clone(),
+                    self.env,
                     file.name.clone(),
                     asked,
                     len,

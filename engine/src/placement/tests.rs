@@ -447,7 +447,7 @@ fn helper_that_holds_a_placement() {
     let _placement = FilePlacement::open(Path::new(&dir)).unwrap();
     println!("\nholding");
     // Ends when the parent closes its end.
-    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }
 
 #[test]

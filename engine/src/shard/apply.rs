@@ -160,8 +160,12 @@ impl Hosted {
 
     /// After an error of RocksDB: closes and re-opens this shard's store alone, and replays the log up to `through`.
     fn recover(&self, error: &StoreError, through: Seq) -> Result<(), Error> {
-        tracing::warn!(shard = %self.shard, %error, "the store failed: it is opened again and the log replayed");
         let store = self.store()?;
+        if !error.needs_reopen() {
+            return Err(error.clone().into());
+        }
+        let dir = store.dir().display();
+        tracing::warn!(shard = %self.shard, %dir, %error, "the store failed: it is opened again and the log replayed");
         store.reopen()?;
         self.replay(SeqRange::after(store.applied().seq, through))
     }

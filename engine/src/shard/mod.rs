@@ -24,7 +24,7 @@ mod serving;
 mod write;
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, RwLock, Weak};
 
@@ -199,10 +199,6 @@ impl Hosted {
 
     pub(crate) fn role(&self) -> Role {
         crate::sync::read(&self.role).clone()
-    }
-
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Ends the hosting: requests get [`Error::Closed`], snapshots expire, the store is released.

@@ -4,8 +4,6 @@
 //! commit runs outside it. From the moment a write has a Seq nothing waits for its caller: a dropped future leaves a
 //! write that commits whole.
 
-use std::sync::atomic::Ordering;
-
 use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_migration::NodeId;
@@ -200,15 +198,5 @@ impl Hosted {
                 .await
                 .map_err(|_| Error::DeadlineNotApplied { shard: self.shard }),
         }
-    }
-
-    /// The number of writes that wait for commit or apply, in units of room.
-    pub(crate) fn room_taken(&self) -> usize {
-        ROOM_UNITS.saturating_sub(self.room.available_permits())
-    }
-
-    /// Whether anybody waits on a closed gate; for status.
-    pub(crate) fn has_parked(&self) -> bool {
-        self.parked.load(Ordering::Relaxed) > 0
     }
 }

@@ -13,7 +13,11 @@ pub(super) const OPEN: &str = "open";
 /// Why a store did not do what it was asked.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
-pub(crate) enum StoreError {
+#[allow(
+    missing_docs,
+    reason = "each variant says what its fields are, in its message"
+)]
+pub enum StoreError {
     /// No store there.
     #[error(
         "there is no store in {dir:?}: the directory is missing or holds no RocksDB; restore it, or drop this copy and fetch the shard again"

@@ -30,10 +30,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rocksdb::{DB, ReadOptions, ReadTier, WriteOptions};
-use watershed_wal::{Seq, TermStart};
+use watershed_wal::Seq;
 
 pub(crate) use env::{StoreEnv, StoreLimits};
-pub(crate) use error::StoreError;
+pub use error::StoreError;
 pub(crate) use format::Applied;
 pub use scan::ScanOptions;
 pub(crate) use scan::ScanRange;
@@ -95,7 +95,8 @@ impl Store {
     }
 
     /// The term history up to the applied mark: what each Seq's version is made with.
-    pub(crate) fn term_starts(&self) -> Vec<TermStart> {
+    #[cfg(test)]
+    pub(crate) fn term_starts(&self) -> Vec<watershed_wal::TermStart> {
         self.0.terms().starts().to_vec()
     }
 

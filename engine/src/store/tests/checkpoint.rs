@@ -4,7 +4,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::store::{Checkpoint, StoreError};
+use crate::store::StoreError;
+use crate::store::checkpoint::Checkpoint;
 
 /// A store of some SSTs, and a checkpoint of it.
 fn checkpointed(root: &Path) -> (StoreEnv, Checkpoint) {
