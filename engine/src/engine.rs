@@ -114,30 +114,30 @@ impl Engine {
     }
 
     /// Sets `key` to `value`.
-    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Write {
-        Write::put(self.node(), None, key.into(), value.into())
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Write {
+        Write::put(self.node(), key.as_ref(), value.as_ref())
     }
 
     /// Removes `key`; removing an absent key is no error.
-    pub fn delete(&self, key: impl Into<Bytes>) -> Write {
-        Write::delete(self.node(), None, key.into())
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Write {
+        Write::delete(self.node(), key.as_ref())
     }
 
     /// Writes a batch of keys of one shard, atomically.
     pub fn write(&self, batch: Batch) -> Write {
-        Write::batch(self.node(), None, batch)
+        Write::batch(self.node(), batch)
     }
 
     /// The value of `key`.
-    pub fn get(&self, key: impl Into<Bytes>) -> Read<Option<Bytes>> {
-        Read::new(self.node(), None, vec![key.into()], |mut found| {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Read<Option<Bytes>> {
+        Read::new(self.node(), None, vec![copy(key)], |mut found| {
             found.pop().flatten().map(|(value, _)| value)
         })
     }
 
     /// The value of `key` with its version.
-    pub fn get_versioned(&self, key: impl Into<Bytes>) -> Read<Option<(Bytes, Version)>> {
-        Read::new(self.node(), None, vec![key.into()], |mut found| {
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Read<Option<(Bytes, Version)>> {
+        Read::new(self.node(), None, vec![copy(key)], |mut found| {
             found.pop().flatten()
         })
     }
@@ -146,12 +146,12 @@ impl Engine {
     /// same.
     pub fn multi_get(
         &self,
-        keys: impl IntoIterator<Item = impl Into<Bytes>>,
+        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Read<Vec<Option<(Bytes, Version)>>> {
         Read::new(
             self.node(),
             None,
-            keys.into_iter().map(Into::into).collect(),
+            keys.into_iter().map(copy).collect(),
             |found| found,
         )
     }
@@ -163,20 +163,13 @@ impl Engine {
         Scan::of_all(self.node(), options)
     }
 
-    /// One shard, for requests that name it.
-    ///
-    /// # Errors
-    /// [`Error::NoShard`] where the placement has none of this number.
-    pub fn shard(&self, shard: ShardId) -> Result<Shard, Error> {
-        let node = self.node()?;
-        let known = apart(|| node.runtime.block_on(node.placement.read(shard)))?;
-        if known.is_none() {
-            return Err(Error::NoShard { shard });
-        }
-        Ok(Shard {
+    /// One shard, for requests that name it. Those of a shard that does not exist give [`Error::NoShard`].
+    #[must_use]
+    pub fn shard(&self, shard: ShardId) -> Shard {
+        Shard {
             engine: self.clone(),
             shard,
-        })
+        }
     }
 
     /// The shard that `key` belongs to.
@@ -210,7 +203,7 @@ impl Engine {
     pub fn create_shard(&self, shard: ShardId) -> Result<Shard, Error> {
         let node = self.node()?;
         apart(|| node.runtime.block_on(node.create_shard(shard)))?;
-        self.shard(shard)
+        Ok(self.shard(shard))
     }
 
     /// Deletes a shard that this node owns, with all its data; gives the bytes freed.
@@ -306,6 +299,10 @@ impl fmt::Debug for Engine {
     }
 }
 
+fn copy(key: impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(key.as_ref())
+}
+
 /// Runs `work` on a thread of its own and waits for it: a runtime can neither block nor end inside of another, and
 /// callers may be in one.
 pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
@@ -330,12 +327,12 @@ impl Shard {
     }
 
     /// Sets `key` to `value`.
-    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Write {
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Write {
         self.engine.put(key, value).shard(self.shard)
     }
 
     /// Removes `key`.
-    pub fn delete(&self, key: impl Into<Bytes>) -> Write {
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Write {
         self.engine.delete(key).shard(self.shard)
     }
 
@@ -345,19 +342,19 @@ impl Shard {
     }
 
     /// The value of `key`.
-    pub fn get(&self, key: impl Into<Bytes>) -> Read<Option<Bytes>> {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Read<Option<Bytes>> {
         self.engine.get(key).shard(self.shard)
     }
 
     /// The value of `key` with its version.
-    pub fn get_versioned(&self, key: impl Into<Bytes>) -> Read<Option<(Bytes, Version)>> {
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Read<Option<(Bytes, Version)>> {
         self.engine.get_versioned(key).shard(self.shard)
     }
 
     /// The values of several keys, all at one moment.
     pub fn multi_get(
         &self,
-        keys: impl IntoIterator<Item = impl Into<Bytes>>,
+        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Read<Vec<Option<(Bytes, Version)>>> {
         self.engine.multi_get(keys).shard(self.shard)
     }

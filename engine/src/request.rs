@@ -14,13 +14,13 @@ use crate::link::BoxFuture;
 use crate::node::Node;
 use crate::shard::{Condition, Expected, WriteRequest};
 use crate::store::Version;
-use crate::{Batch, Error};
+use crate::{Batch, Error, shard_of};
 
 /// What is to be written.
 #[derive(Debug)]
 enum What {
-    Put(Bytes, Bytes),
-    Delete(Bytes),
+    /// One operation, encoded where it was given, or why it can't be; with its key's hash.
+    One(Result<(u64, Bytes), Error>),
     Batch(Batch),
 }
 
@@ -40,32 +40,35 @@ pub struct Write {
 }
 
 impl Write {
-    fn new(node: Result<Node, Error>, shard: Option<ShardId>, what: What) -> Self {
+    fn new(node: Result<Node, Error>, what: What) -> Self {
         Self {
             node,
             what,
-            shard,
+            shard: None,
             durability: Durability::Sync,
             conditions: Vec::new(),
             deadline: None,
         }
     }
 
-    pub(crate) fn put(
-        node: Result<Node, Error>,
-        shard: Option<ShardId>,
-        key: Bytes,
-        value: Bytes,
-    ) -> Self {
-        Self::new(node, shard, What::Put(key, value))
+    pub(crate) fn put(node: Result<Node, Error>, key: &[u8], value: &[u8]) -> Self {
+        let checked = check_key(key).and_then(|()| check_value(value));
+        Self::new(
+            node,
+            What::One(checked.map(|()| (shard_of::hash(key), single_put(key, value)))),
+        )
     }
 
-    pub(crate) fn delete(node: Result<Node, Error>, shard: Option<ShardId>, key: Bytes) -> Self {
-        Self::new(node, shard, What::Delete(key))
+    pub(crate) fn delete(node: Result<Node, Error>, key: &[u8]) -> Self {
+        let checked = check_key(key);
+        Self::new(
+            node,
+            What::One(checked.map(|()| (shard_of::hash(key), single_delete(key)))),
+        )
     }
 
-    pub(crate) fn batch(node: Result<Node, Error>, shard: Option<ShardId>, batch: Batch) -> Self {
-        Self::new(node, shard, What::Batch(batch))
+    pub(crate) fn batch(node: Result<Node, Error>, batch: Batch) -> Self {
+        Self::new(node, What::Batch(batch))
     }
 
     /// When it is acknowledged. Default [`Durability::Sync`]: when it survives power loss.
@@ -142,16 +145,10 @@ impl Write {
 
 fn encode(node: &Node, what: What, named: Option<ShardId>) -> Result<(ShardId, Bytes), Error> {
     match what {
-        What::Put(key, value) => {
-            check_key(&key)?;
-            check_value(&value)?;
-            let shard = named.unwrap_or_else(|| node.shard_of(&key));
-            Ok((shard, single_put(&key, &value)))
-        }
-        What::Delete(key) => {
-            check_key(&key)?;
-            let shard = named.unwrap_or_else(|| node.shard_of(&key));
-            Ok((shard, single_delete(&key)))
+        What::One(encoded) => {
+            let (hash, body) = encoded?;
+            let shard = named.unwrap_or_else(|| shard_of::shard_of(hash, node.shards));
+            Ok((shard, body))
         }
         What::Batch(batch) => batch.finish(named, node.shards),
     }
