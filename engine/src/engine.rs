@@ -275,6 +275,7 @@ impl Inner {
                 runtime,
             } = open;
             let closed = runtime.block_on(node.close());
+            node.retire_requests();
             drop((node, service));
             // Joins its threads.
             drop(runtime);

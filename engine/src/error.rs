@@ -266,7 +266,9 @@ impl Error {
             Self::OutcomeUnknown { .. } => Retry::Unknown,
             Self::Remote { retry, .. } => *retry,
             Self::Log(LogError::Full { .. } | LogError::Busy { .. }) => Retry::Now,
-            Self::Log(LogError::Poisoned { .. } | LogError::Closed) => Retry::Unknown,
+            Self::Log(LogError::Poisoned { .. } | LogError::Closed) | Self::Closed => {
+                Retry::Unknown
+            }
             _ => Retry::Never,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::future::IntoFuture;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::link::BoxFuture;
 use crate::node::Node;
 use crate::shard::{Condition, Expected, WriteRequest};
 use crate::store::Version;
-use crate::{Batch, Error, shard_of};
+use crate::{Batch, Error, shard_of, sync};
 
 /// What is to be written.
 #[derive(Debug)]
@@ -114,10 +115,8 @@ impl Write {
     /// See [`Error::retry`] for what to do about each.
     pub fn wait(self) -> Result<Version, Error> {
         let node = self.node.clone()?;
-        pollster::block_on(Entered {
-            runtime: node.runtime.clone(),
-            future: std::pin::pin!(self.run(Inline::Allowed)),
-        })
+        let run = std::pin::pin!(self.run(Inline::Allowed));
+        pollster::block_on(Entered::new(node, run))
     }
 
     async fn run(self, inline: Inline) -> Result<Version, Error> {
@@ -214,10 +213,8 @@ impl<T: Send + 'static> Read<T> {
     /// See [`Error::retry`] for what to do about each.
     pub fn wait(self) -> Result<T, Error> {
         let node = self.node.clone()?;
-        pollster::block_on(Entered {
-            runtime: node.runtime.clone(),
-            future: std::pin::pin!(self.run(true)),
-        })
+        let run = std::pin::pin!(self.run(true));
+        pollster::block_on(Entered::new(node, run))
     }
 
     async fn run(self, on_this_thread: bool) -> Result<T, Error> {
@@ -273,28 +270,44 @@ impl<T: Send + 'static> IntoFuture for Read<T> {
     }
 }
 
-/// A future that finds the engine's timers wherever it is polled: callers need no runtime of their own.
+/// A request's future: it finds the engine's timers wherever it is polled, so that callers need no runtime of their
+/// own, and ends with [`Error::Closed`] once the engine has none.
 pub(crate) struct Entered<F> {
-    pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) future: F,
+    node: Node,
+    future: F,
 }
 
-impl<F: Future + Unpin> Future for Entered<F> {
-    type Output = F::Output;
+impl<F> Entered<F> {
+    pub(crate) fn new(node: Node, future: F) -> Self {
+        node.requests.fetch_add(1, Ordering::AcqRel);
+        Self { node, future }
+    }
+}
+
+impl<F> Drop for Entered<F> {
+    fn drop(&mut self) {
+        self.node.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl<T, F: Future<Output = Result<T, Error>> + Unpin> Future for Entered<F> {
+    type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let _entered = this.runtime.enter();
+        // Held while polling: closing waits for it before it ends the timers that the future may use.
+        let alive = sync::read(&this.node.alive);
+        if !*alive {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        let _entered = this.node.runtime.enter();
         Pin::new(&mut this.future).poll(context)
     }
 }
 
 pub(crate) fn entered<T: 'static>(
     node: &Node,
-    future: impl Future<Output = T> + Send + 'static,
-) -> BoxFuture<'static, T> {
-    Box::pin(Entered {
-        runtime: node.runtime.clone(),
-        future: Box::pin(future),
-    })
+    future: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> BoxFuture<'static, Result<T, Error>> {
+    Box::pin(Entered::new(node.clone(), Box::pin(future)))
 }

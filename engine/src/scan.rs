@@ -30,10 +30,7 @@ pub struct Snapshot {
 impl Snapshot {
     pub(crate) fn take(node: &Node, shard: ShardId) -> Result<Self, Error> {
         let taking = take_snapshot(node, shard, true);
-        let inner = pollster::block_on(Entered {
-            runtime: node.runtime.clone(),
-            future: std::pin::pin!(taking),
-        })?;
+        let inner = pollster::block_on(Entered::new(node.clone(), std::pin::pin!(taking)))?;
         match inner {
             Some(inner) => Ok(Self { inner }),
             None => {
@@ -258,38 +255,26 @@ impl Scan {
         match self.node.clone() {
             Some(node) => {
                 let step = Box::pin(self.step(false));
-                Entered {
-                    runtime: node.runtime.clone(),
-                    future: step,
-                }
-                .await
+                Entered::new(node, step).await.transpose()
             }
-            None => self.step(false).await,
+            None => self.step(false).await.transpose(),
         }
     }
 
-    async fn step(&mut self, on_this_thread: bool) -> Option<Result<Entry, Error>> {
+    async fn step(&mut self, on_this_thread: bool) -> Result<Option<Entry>, Error> {
         if let Some(error) = self.failed.take() {
             self.left = 0;
-            return Some(Err(error));
+            return Err(error);
         }
         if self.left == 0 {
-            return None;
+            return Ok(None);
         }
-        match self.advance(on_this_thread).await {
-            Ok(Some(entry)) => {
-                self.left -= 1;
-                Some(Ok(entry))
-            }
-            Ok(None) => {
-                self.left = 0;
-                None
-            }
-            Err(error) => {
-                self.left = 0;
-                Some(Err(error))
-            }
+        let found = self.advance(on_this_thread).await;
+        match found {
+            Ok(Some(_)) => self.left -= 1,
+            _ => self.left = 0,
         }
+        found
     }
 
     async fn advance(&mut self, on_this_thread: bool) -> Result<Option<Entry>, Error> {
@@ -370,11 +355,11 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.node.clone() {
-            Some(node) => pollster::block_on(Entered {
-                runtime: node.runtime.clone(),
-                future: std::pin::pin!(self.step(true)),
-            }),
-            None => pollster::block_on(self.step(true)),
+            Some(node) => {
+                let step = std::pin::pin!(self.step(true));
+                pollster::block_on(Entered::new(node, step)).transpose()
+            }
+            None => pollster::block_on(self.step(true)).transpose(),
         }
     }
 }

@@ -32,7 +32,7 @@ fn the_first_screen_holds_the_program_and_its_output() {
     for part in [
         "cargo add watershed",
         "fn main()",
-        "    read on b: Some",
+        "read on b: Some",
         "**It is**",
         "**It is not**",
     ] {

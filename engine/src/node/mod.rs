@@ -20,8 +20,9 @@ mod serve;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use watershed_migration::messages::EntryVersion;
 use watershed_migration::{NodeId, PlacementRecord};
@@ -37,6 +38,9 @@ use crate::placement::Placement;
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv, Version};
 use crate::sync;
+
+/// How long closing waits for requests under way: all but forgotten ones end at once.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A handle on a node; clones are the same one.
 #[derive(Clone, Debug)]
@@ -69,6 +73,10 @@ pub(crate) struct NodeInner {
     /// The copy of a shard that owns it, or did last: found on every request.
     owned: RwLock<HashMap<ShardId, Arc<Hosted>>>,
     closed: AtomicBool,
+    /// Requests of this process under way.
+    pub(crate) requests: AtomicU64,
+    /// The runtime's timers may be used; see [`crate::request::Entered`].
+    pub(crate) alive: RwLock<bool>,
 }
 
 impl Node {
@@ -184,6 +192,18 @@ impl Node {
             .spawn_blocking(move || node.close_blocking())
             .await
             .unwrap_or(Err(Error::Closed))
+    }
+
+    /// After [`Node::close`]: gives requests a moment to end as they should, then ends the others.
+    pub(crate) fn retire_requests(&self) {
+        let waits = CLOSING_PATIENCE.as_millis() / 5;
+        for _ in 0..waits {
+            if self.requests.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        *sync::write(&self.alive) = false;
     }
 
     fn close_blocking(&self) -> Result<(), Error> {

@@ -64,6 +64,8 @@ impl Node {
             hosted: Default::default(),
             owned: Default::default(),
             closed: Default::default(),
+            requests: Default::default(),
+            alive: true.into(),
         }));
         if let Err(error) = node.host_everything().await {
             // The lock and the files must be free again when the caller reads the error.

@@ -4,8 +4,14 @@ use super::*;
 
 /// Opens a copy of the files, as after a crash, beside the store that is still open.
 fn crashed(env: &StoreEnv, store: &Store, to: &Path) -> Store {
-    copy_dir(store.dir(), to).unwrap();
-    Store::open(env, to).unwrap()
+    loop {
+        // RocksDB may change files under the copy; it is complete if it did not.
+        let files = files_of(store.dir());
+        if copy_dir(store.dir(), to).is_ok() && files_of(store.dir()) == files {
+            return Store::open(env, to).unwrap();
+        }
+        let _ = std::fs::remove_dir_all(to);
+    }
 }
 
 #[test]
