@@ -159,7 +159,7 @@ fn write(engine: &Engine, number: u64, stop: &AtomicBool, total: &AtomicU64) -> 
         random ^= random >> 7;
         random ^= random << 17;
         let key = format!("w{number}/{}", random % 400).into_bytes();
-        let value = (random % 10 != 0).then(|| {
+        let value = (!random.is_multiple_of(10)).then(|| {
             format!("{number}:{count}:{}", "x".repeat((random % 200) as usize)).into_bytes()
         });
         let outcome = match &value {
