@@ -68,7 +68,7 @@ fn rule_18_flushes_of_rocksdbs_own_are_whole_groups() {
         );
         seen = flushed;
     }
-    let copy = loop {
+    let (copy, before) = loop {
         // A flush or compaction may change the files under the copy; it is complete if none did.
         let to = temp.path().join("crash");
         let before = store.flushed().unwrap();
@@ -76,11 +76,12 @@ fn rule_18_flushes_of_rocksdbs_own_are_whole_groups() {
         std::thread::yield_now();
         let complete = copy_dir(store.dir(), &to).is_ok();
         if complete && files_of(store.dir()) == files && store.flushed().unwrap() == before {
-            break Store::open(&env, &to).unwrap();
+            break (Store::open(&env, &to).unwrap(), before);
         }
         let _ = std::fs::remove_dir_all(&to);
     };
-    assert_eq!(copy.applied(), store.flushed().unwrap());
+    // What the store has flushed by now may be more: RocksDB goes on by itself.
+    assert_eq!(copy.applied(), before);
     assert_numbered_prefix(&copy);
 }
 
