@@ -30,7 +30,7 @@ fn the_first_screen_holds_the_program_and_its_output() {
     let readme = include_str!("../../README.md");
     let screen: Vec<&str> = readme.lines().take(50).collect();
     for part in [
-        "cargo add watershed",
+        "`cargo add watershed`",
         "fn main()",
         "read on b: Some",
         "**It is**",
