@@ -123,7 +123,12 @@ impl DataDir {
     }
 
     pub(crate) fn shard(&self, shard: ShardId, instance: InstanceId) -> PathBuf {
-        self.root.join("shards").join(format!("{shard}-{instance}"))
+        self.shards().join(format!("{shard}-{instance}"))
+    }
+
+    /// Where the directories of all copies are.
+    pub(crate) fn shards(&self) -> PathBuf {
+        self.root.join("shards")
     }
 }
 

@@ -12,6 +12,7 @@ use watershed_wal::{InstanceId, ShardId};
 
 use super::driver::{Begin, Driver, Job};
 use super::handle::{Migration, Observer};
+use super::last_move;
 use crate::Error;
 use crate::node::Node;
 
@@ -55,7 +56,8 @@ impl Migrate {
         self
     }
 
-    /// Starts it. It waits for its turn when as many as may run do.
+    /// Starts it. It waits for its turn when as many as may run do. Where the old copy of the shard's last move is
+    /// still kept, that move's grace time ends now: the copies are compared and the old one is deleted first.
     ///
     /// # Errors
     /// [`Error::Refused`] by the safety gate, [`Error::Options`] without a target or with the owner as target,
@@ -77,7 +79,7 @@ impl Migrate {
         let shard = self.shard;
         let record =
             pollster::block_on(node.placement.read(shard))?.ok_or(Error::NoShard { shard })?;
-        if record.active_migration().is_some() {
+        if record.active_migration().is_some() && last_move::in_cleanup(&record).is_none() {
             return Err(Error::ShardBusy { shard });
         }
         if record.owner == target {

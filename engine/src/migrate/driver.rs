@@ -22,6 +22,7 @@ use watershed_wal::ShardId;
 use super::calls::Clock;
 use super::certificates;
 use super::handle::{Ended, Migration, Observer, Shared, Watcher};
+use super::last_move;
 use super::peer::{self, Peer};
 use crate::Error;
 use crate::node::Node;
@@ -58,6 +59,8 @@ pub(super) struct Begin {
 pub(super) enum Input {
     Event(Box<Event>),
     Fired(Timer, u64),
+    /// Another driver has taken over and brought it to its end.
+    Over,
 }
 
 impl Driver {
@@ -119,6 +122,11 @@ struct Run {
 impl Run {
     async fn run(mut self, job: Job, at_once: Arc<Semaphore>) {
         self.tell(self.shared.progress()).await;
+        if let Job::Begin(begin) = &job
+            && let Err(error) = last_move::end_cleanup(&self.node, begin.shard).await
+        {
+            return self.shared.end(Ended::Failed(error.into()));
+        }
         let Ok(permit) = at_once.acquire_owned().await else {
             return;
         };
@@ -128,6 +136,7 @@ impl Run {
             Err(error) => return self.shared.end(Ended::Failed(error.into())),
         };
         machine.start(self.clock.now());
+        let mut changes = self.node.placement.watch();
         loop {
             while let Some(action) = machine.next_action() {
                 if let Action::Finish(outcome) = action {
@@ -136,11 +145,19 @@ impl Run {
                 }
                 self.act(action).await;
             }
-            if machine.progress().phase >= Phase::Cleanup {
+            let cleaning = machine.progress().phase >= Phase::Cleanup;
+            if cleaning {
                 // What is left is mostly waiting: another may begin.
                 drop(permit.take());
             }
-            let Some(input) = self.events.recv().await else {
+            let input = tokio::select! {
+                input = self.events.recv() => input,
+                Ok(()) = changes.changed(), if cleaning => {
+                    self.look_whether_over();
+                    continue;
+                }
+            };
+            let Some(input) = input else {
                 return;
             };
             let event = match input {
@@ -150,6 +167,12 @@ impl Run {
                     Event::Timer(timer)
                 }
                 Input::Fired(..) => continue,
+                Input::Over => {
+                    let mut progress = machine.progress().clone();
+                    progress.phase = Phase::Done;
+                    self.tell(progress).await;
+                    return self.finish(&machine, Outcome::Done);
+                }
             };
             machine.handle(self.clock.now(), event);
             while self.beside.try_join_next().is_some() {}
@@ -289,6 +312,23 @@ impl Run {
                 }
             };
             let _ = inbox.send(Input::Event(Box::new(event)));
+        });
+    }
+
+    /// In Cleanup another node may take over, since the shard is to move again; who waits here is told of the end.
+    fn look_whether_over(&mut self) {
+        let (placement, inbox) = (self.node.placement.clone(), self.inbox.clone());
+        let (me, id, shard) = (self.node.id.clone(), self.shared.id(), self.shared.shard());
+        self.beside.spawn(async move {
+            // What can't be read now is read again by the machine, when the grace time is over.
+            let record = placement.read(shard).await.ok().flatten();
+            let over = record.is_some_and(|record| match &record.migration {
+                Some(m) if m.id == id => m.driver != me && m.phase == Phase::Done,
+                _ => true,
+            });
+            if over {
+                let _ = inbox.send(Input::Over);
+            }
         });
     }
 

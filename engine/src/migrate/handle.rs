@@ -67,6 +67,10 @@ impl Shared {
         })
     }
 
+    pub(super) fn id(&self) -> MigrationId {
+        self.id
+    }
+
     pub(super) fn shard(&self) -> ShardId {
         self.shard
     }

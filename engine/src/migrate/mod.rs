@@ -20,6 +20,7 @@ mod compare;
 mod driver;
 mod durable;
 mod handle;
+mod last_move;
 mod part;
 mod peer;
 mod pull;
@@ -47,6 +48,7 @@ pub(crate) use target::files::expected_receivers;
 
 use crate::node::Node;
 use crate::shard::Role;
+use crate::store::Store;
 use crate::sync::lock;
 use driver::Driver;
 use source::Source;
@@ -139,6 +141,13 @@ impl Migrations {
         let handle = driver.handle();
         state.drivers.push(driver);
         Some(handle)
+    }
+
+    /// The handle of a migration that this node drives, or has driven lately.
+    fn driving(&self, id: MigrationId) -> Option<Migration> {
+        let state = lock(&self.state);
+        let mut handles = state.drivers.iter().map(Driver::handle);
+        handles.find(|handle| handle.id() == id)
     }
 
     /// The actor of the shard's copy here that owns it or owned it.
@@ -285,7 +294,16 @@ async fn retired_before(node: &Node, shard: ShardId, instance: InstanceId) -> Re
     let frozen = record.and_then(|record| record.frozen);
     let decided = frozen.is_some_and(|f| f.node == node.id && f.instance == instance && f.retiring);
     if decided && node.hosted_instance(instance).is_none() {
-        return Response::Retired { bytes: 0 };
+        // The stop may have come between its records and its directory.
+        let dir = node.shard_dir(shard, instance);
+        let removed = node
+            .migrations
+            .tasks()
+            .blocking(move || Ok(Store::destroy(&dir)?));
+        return match removed.await {
+            Ok(bytes) => Response::Retired { bytes },
+            Err(error) => Response::Refused(refusal::refused(error)),
+        };
     }
     Response::refused(
         RefusedKind::NotReady,

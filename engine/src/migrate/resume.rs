@@ -11,6 +11,7 @@ use watershed_migration::{MigrationId, PlacementRecord};
 use super::builder::waiting;
 use super::checkpoint;
 use super::driver::{Driver, Job};
+use super::handle::Migration;
 use super::target::files;
 use crate::Error;
 use crate::node::Node;
@@ -77,16 +78,15 @@ async fn drop_leftovers(node: &Node, records: &[PlacementRecord]) -> Result<(), 
     dropped.await
 }
 
-fn take_up_driver(node: &Node, record: PlacementRecord) {
-    let Some(migration) = record.active_migration().filter(|m| m.driver == node.id) else {
-        return;
-    };
+/// Goes on with the shard's migration, if this node is its driver.
+pub(super) fn take_up_driver(node: &Node, record: PlacementRecord) -> Option<Migration> {
+    let migration = record.active_migration().filter(|m| m.driver == node.id)?;
     let (id, shard) = (migration.id, record.shard);
     let config = match migration.safe_config() {
         Ok(config) => config,
         Err(refusal) => {
             tracing::error!(%shard, migration = %id, %refusal, "the gate refuses to go on with a migration: abort it");
-            return;
+            return None;
         }
     };
     let first = Progress {
@@ -100,5 +100,5 @@ fn take_up_driver(node: &Node, record: PlacementRecord) {
     let job = Job::Resume(Box::new((config, record)));
     tracing::info!(%shard, migration = %id, phase = %first.phase, "going on with a migration");
     node.migrations
-        .add_driver(|at_once| Driver::start(node, at_once, first, certificate, None, job));
+        .add_driver(|at_once| Driver::start(node, at_once, first, certificate, None, job))
 }

@@ -1,19 +1,20 @@
 //! A node: one data directory, its log, its stores, and the shards hosted in it.
 //!
 //! ```text
-//! open.rs     opening: which copies are owned, received, frozen, or left over
-//! local.rs    requests for shards owned here
-//! route.rs    requests for shards owned elsewhere
-//! serve.rs    what other nodes ask
-//! keep.rs     the background: flushed marks, and flushing what pins the log
+//! open.rs       opening: which copies are owned, received, frozen, or left over
+//! local.rs      requests for shards owned here
+//! route.rs      requests for shards owned elsewhere
+//! serve.rs      what other nodes ask
+//! leftovers.rs  what crashes left under shards/
+//! keep.rs       the background: flushed marks, and flushing what pins the log
 //! ```
 //!
 //! Which node owns a shard is said by the placement alone; what a copy may do now by its [`Hosted`]. What happens in a
 //! migration is in migrate/.
 
 mod keep;
+mod leftovers;
 mod local;
-
 mod open;
 mod route;
 mod serve;

@@ -7,6 +7,8 @@
 //! | it is a target being made (migrate/ says so) | host it as a receiver |
 //! | none of these | a left-over of a migration or drop that has ended: delete it |
 //!
+//! What only a directory is left of goes too: leftovers.rs.
+//!
 //! An owned shard whose log or directory is missing is an error that names it, never an empty shard.
 
 use std::collections::HashSet;
@@ -77,19 +79,20 @@ impl Node {
     }
 
     async fn host_everything(&self) -> Result<(), Error> {
-        self.host_known().await?;
+        let expected = migrate::expected_receivers(&self.dir)?;
+        self.host_known(&expected).await?;
         self.create_missing().await?;
         self.check_owned().await?;
+        self.sweep_leftovers(&expected).await?;
         migrate::resume(self).await;
         keep::Keeper::start(self)
     }
 
     /// Hosts what the log knows.
-    async fn host_known(&self) -> Result<(), Error> {
-        let expected = migrate::expected_receivers(&self.dir)?;
+    async fn host_known(&self, expected: &HashSet<InstanceId>) -> Result<(), Error> {
         let mut starting = Vec::new();
         for log in self.log.instances() {
-            if let Some(owner) = self.host_one(log, &expected).await? {
+            if let Some(owner) = self.host_one(log, expected).await? {
                 starting.push(owner);
             }
         }

@@ -128,6 +128,14 @@ impl Store {
         }
         Ok(left + files::remove_tree(&going)?)
     }
+
+    /// Removes what an interrupted making or deletion left under a name beside a store's; gives the bytes.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn remove_remains(dir: &Path) -> Result<u64, StoreError> {
+        files::remove_tree(dir)
+    }
 }
 
 impl Inner {
