@@ -12,6 +12,7 @@
 //! On the disk: `checkpoints/` (served by a source), `incoming/` (being made by a target), `certificates/`, and notes
 //! in the log of the copy concerned. The placement record says what a restart goes on with.
 
+mod actor;
 mod builder;
 mod calls;
 mod certificates;

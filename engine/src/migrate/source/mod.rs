@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::mpsc;
 use watershed_migration::messages::{Request, Response};
 use watershed_migration::source::{
     CallId, Hosting, SourceAction, SourceEvent, SourceNote, SourceRole, SourceTimer,
@@ -24,7 +23,8 @@ use watershed_wal::{InstanceId, Submitted};
 
 pub(crate) use restart::before_serving;
 
-use super::calls::{Calls, Clock, ended};
+use super::actor::{Address, Beside, Input, Looked, Outcomes, look};
+use super::calls::{Calls, Clock};
 use crate::node::Node;
 use crate::placement::PlacementError;
 use crate::shard::{Hosted, Role};
@@ -38,25 +38,20 @@ const NOTE: &str = "migration-source";
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) instance: InstanceId,
-    inbox: mpsc::UnboundedSender<Input>,
-    task: Arc<AbortHandle>,
+    address: Address<Happened>,
 }
 
+/// What happens to the actor, requests aside.
 #[derive(Debug)]
-enum Input {
-    Call(Box<Request>, oneshot::Sender<Response>),
+enum Happened {
     Event(SourceEvent),
+    /// A timer with its number: one that was set again since is void.
     Fired(SourceTimer, u64),
 }
 
-/// Where what runs beside the actor sends its events.
-#[derive(Debug, Clone)]
-struct Outcomes(mpsc::UnboundedSender<Input>);
-
-impl Outcomes {
-    fn send(&self, event: SourceEvent) {
-        // The actor has ended: nobody needs it.
-        let _ = self.0.send(Input::Event(event));
+impl Outcomes<Happened> {
+    fn happened(&self, event: SourceEvent) {
+        self.send(Happened::Event(event));
     }
 }
 
@@ -70,10 +65,9 @@ struct Actor {
     pause: Pause,
     timers: HashMap<SourceTimer, u64>,
     last_timer: u64,
-    outcomes: Outcomes,
-    inbox: mpsc::UnboundedReceiver<Input>,
-    /// What runs beside; aborted with the actor.
-    beside: JoinSet<()>,
+    outcomes: Outcomes<Happened>,
+    inbox: mpsc::UnboundedReceiver<Input<Happened>>,
+    beside: Beside,
     seen: Option<Revision>,
     deleting: bool,
 }
@@ -92,49 +86,39 @@ impl Source {
             // It was given away before: the record says to whom.
             _ => SourceRole::recover(at, HighestSeen::default(), None),
         };
-        let (sender, inbox) = mpsc::unbounded_channel();
-        let actor = Actor {
-            work: Arc::new(Work::new(node.clone(), hosted.clone())),
-            node: node.clone(),
-            hosted,
-            role,
-            calls: Calls::default(),
-            clock: Clock::start(),
-            pause: Pause::default(),
-            timers: HashMap::new(),
-            last_timer: 0,
-            outcomes: Outcomes(sender.clone()),
-            inbox,
-            beside: JoinSet::new(),
-            seen: None,
-            deleting: false,
-        };
-        let task = node.runtime.spawn(actor.run(first));
-        Self {
-            instance,
-            inbox: sender,
-            task: Arc::new(task.abort_handle()),
-        }
+        let node = node.clone();
+        let address = Address::spawn(&node.runtime.clone(), move |outcomes, inbox| {
+            let actor = Actor {
+                work: Arc::new(Work::new(node.clone(), hosted.clone())),
+                beside: Beside::new(&node.runtime),
+                node,
+                hosted,
+                role,
+                calls: Calls::default(),
+                clock: Clock::start(),
+                pause: Pause::default(),
+                timers: HashMap::new(),
+                last_timer: 0,
+                outcomes,
+                inbox,
+                seen: None,
+                deleting: false,
+            };
+            actor.run(first)
+        });
+        Self { instance, address }
     }
 
     pub(super) async fn call(&self, request: Request) -> Response {
-        let (reply, answer) = oneshot::channel();
-        if self
-            .inbox
-            .send(Input::Call(Box::new(request), reply))
-            .is_err()
-        {
-            return ended();
-        }
-        answer.await.unwrap_or_else(|_| ended())
+        self.address.call(request).await
     }
 
     pub(super) fn stop(&self) {
-        self.task.abort();
+        self.address.stop();
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.task.is_finished()
+        self.address.is_stopped()
     }
 }
 
@@ -155,11 +139,10 @@ impl Actor {
                     self.read_placement(true);
                 }
             }
-            while self.beside.try_join_next().is_some() {}
         }
     }
 
-    fn take(&mut self, input: Input) {
+    fn take(&mut self, input: Input<Happened>) {
         match input {
             Input::Call(request, reply) => {
                 let call = self.calls.add(reply);
@@ -168,19 +151,19 @@ impl Actor {
                 }
                 self.handle(SourceEvent::Request { call, request });
             }
-            Input::Fired(timer, number) => {
+            Input::Event(Happened::Fired(timer, number)) => {
                 if self.timers.get(&timer) == Some(&number) {
                     self.timers.remove(&timer);
                     self.handle(SourceEvent::Timer(timer));
                 }
             }
-            Input::Event(SourceEvent::PlacementRead(record)) => {
+            Input::Event(Happened::Event(SourceEvent::PlacementRead(record))) => {
                 self.seen = self.seen.max(Some(record.revision));
                 self.node.saw(&record);
                 self.end_forwarding_of_ended(&record);
                 self.handle(SourceEvent::PlacementRead(record));
             }
-            Input::Event(event) => {
+            Input::Event(Happened::Event(event)) => {
                 if matches!(event, SourceEvent::Deleted(_)) {
                     self.deleting = false;
                 }
@@ -207,19 +190,17 @@ impl Actor {
             SourceAction::ReadPlacement => self.read_placement(false),
             SourceAction::CloseGate { attempt, note } => {
                 let f = self.close_gate(&note);
-                self.outcomes.send(SourceEvent::GateClosed { attempt, f });
+                self.outcomes
+                    .happened(SourceEvent::GateClosed { attempt, f });
             }
             SourceAction::Drain { attempt, f } => {
                 self.hosted.close_reads();
                 let (work, outcomes) = (self.work.clone(), self.outcomes.clone());
                 let note = self.pause.take_note();
-                self.beside.spawn_on(
-                    async move {
-                        let marks = work.drain(f, note).await;
-                        outcomes.send(SourceEvent::Drained { attempt, marks });
-                    },
-                    &self.node.runtime,
-                );
+                self.beside.spawn(async move {
+                    let marks = work.drain(f, note).await;
+                    outcomes.happened(SourceEvent::Drained { attempt, marks });
+                });
             }
             SourceAction::PersistSent { attempt, note } => self.persist(attempt, &note),
             SourceAction::Swap { expected, record } => self.swap(expected, record),
@@ -236,14 +217,11 @@ impl Actor {
                 self.last_timer += 1;
                 let number = self.last_timer;
                 self.timers.insert(timer, number);
-                let (inbox, at) = (self.outcomes.0.clone(), self.clock.instant(at));
-                self.beside.spawn_on(
-                    async move {
-                        tokio::time::sleep_until(at).await;
-                        let _ = inbox.send(Input::Fired(timer, number));
-                    },
-                    &self.node.runtime,
-                );
+                let (outcomes, at) = (self.outcomes.clone(), self.clock.instant(at));
+                self.beside.spawn(async move {
+                    tokio::time::sleep_until(at).await;
+                    outcomes.send(Happened::Fired(timer, number));
+                });
             }
         }
     }
@@ -253,37 +231,22 @@ impl Actor {
             return;
         };
         let work = self.work.clone();
-        self.beside.spawn_on(
-            async move {
-                let response = work
-                    .perform(request)
-                    .await
-                    .unwrap_or_else(Response::Refused);
-                let _ = reply.send(response);
-            },
-            &self.node.runtime,
-        );
+        self.beside
+            .perform(reply, async move { work.perform(request).await });
     }
 
-    /// Reads the record; after a mere hint of the watch, one that is known already is no event.
     fn read_placement(&mut self, hint: bool) {
-        let (placement, shard) = (self.node.placement.clone(), self.hosted.shard);
+        let (node, shard) = (self.node.clone(), self.hosted.shard);
         let (outcomes, seen) = (self.outcomes.clone(), self.seen);
-        self.beside.spawn_on(
-            async move {
-                match placement.read(shard).await {
-                    Ok(Some(record)) if hint && Some(record.revision) <= seen => {}
-                    Ok(Some(record)) => outcomes.send(SourceEvent::PlacementRead(Box::new(record))),
-                    Ok(None) | Err(_) if hint => {}
-                    Ok(None) => outcomes.send(SourceEvent::PlacementUnread),
-                    Err(error) => {
-                        tracing::warn!(%shard, %error, "the placement can't be read");
-                        outcomes.send(SourceEvent::PlacementUnread);
-                    }
+        self.beside.spawn(async move {
+            match look(&node, shard, hint, seen).await {
+                Some(Looked::Record(record)) => {
+                    outcomes.happened(SourceEvent::PlacementRead(record));
                 }
-            },
-            &self.node.runtime,
-        );
+                Some(Looked::Unread) => outcomes.happened(SourceEvent::PlacementUnread),
+                None => {}
+            }
+        });
     }
 
     /// Closes the gate, then submits the note; the drain's sync takes it along.
@@ -311,28 +274,23 @@ impl Actor {
     fn persist(&mut self, attempt: watershed_migration::Attempt, note: &SourceNote) {
         let submitted = encode(note).and_then(|bytes| self.hosted.log.put_note(NOTE, bytes).ok());
         let outcomes = self.outcomes.clone();
-        self.beside.spawn_on(
-            async move {
-                let durable = match submitted {
-                    Some(Submitted { done, lead, .. }) => {
-                        // Hands the commit to the log's thread: this one must not block.
-                        drop(lead);
-                        done.await.is_ok()
-                    }
-                    None => false,
-                };
-                outcomes.send(SourceEvent::NotePersisted { attempt, durable });
-            },
-            &self.node.runtime,
-        );
+        self.beside.spawn(async move {
+            let durable = match submitted {
+                Some(Submitted { done, lead, .. }) => {
+                    // Hands the commit to the log's thread: this one must not block.
+                    drop(lead);
+                    done.await.is_ok()
+                }
+                None => false,
+            };
+            outcomes.happened(SourceEvent::NotePersisted { attempt, durable });
+        });
     }
 
     fn swap(&mut self, expected: Revision, record: Box<PlacementRecord>) {
         let (placement, outcomes) = (self.node.placement.clone(), self.outcomes.clone());
-        self.beside.spawn_on(
-            async move { outcomes.send(swap(&*placement, expected, *record).await) },
-            &self.node.runtime,
-        );
+        self.beside
+            .spawn(async move { outcomes.happened(swap(&*placement, expected, *record).await) });
     }
 
     fn open(&mut self) {
@@ -364,10 +322,8 @@ impl Actor {
 
     fn stop_forwarding(&mut self) {
         let work = self.work.clone();
-        self.beside.spawn_on(
-            async move { work.stop_forwarding().await },
-            &self.node.runtime,
-        );
+        self.beside
+            .spawn(async move { work.stop_forwarding().await });
     }
 
     /// A migration that ended without this source being told, its driver being dead.
@@ -384,17 +340,14 @@ impl Actor {
             return;
         }
         let (node, work, outcomes) = (self.node.clone(), self.work.clone(), self.outcomes.clone());
-        self.beside.spawn_on(
-            async move {
-                work.stop_forwarding().await;
-                let tasks = node.migrations.tasks().clone();
-                let removed = tasks.blocking(move || node.remove(instance)).await;
-                outcomes.send(SourceEvent::Deleted(
-                    removed.map_err(|error| error.to_string()),
-                ));
-            },
-            &self.node.runtime,
-        );
+        self.beside.spawn(async move {
+            work.stop_forwarding().await;
+            let tasks = node.migrations.tasks().clone();
+            let removed = tasks.blocking(move || node.remove(instance)).await;
+            outcomes.happened(SourceEvent::Deleted(
+                removed.map_err(|error| error.to_string()),
+            ));
+        });
     }
 }
 

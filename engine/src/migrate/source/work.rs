@@ -13,6 +13,7 @@ use watershed_migration::{MigrationConfig, MigrationId, NodeId};
 use watershed_wal::{Completion, HoldBudget, InstanceId, InstanceLog, Record, Seq, SeqRange};
 
 use crate::Error;
+use crate::migrate::actor;
 use crate::migrate::checkpoint::{self, Served};
 use crate::migrate::compare;
 use crate::migrate::peer::Peer;
@@ -95,12 +96,7 @@ impl Work {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Refused> {
-        self.node
-            .migrations
-            .tasks()
-            .blocking(work)
-            .await
-            .map_err(refused)
+        actor::blocking(&self.node, work).await
     }
 
     /// Carries a request out that changes no state of the role.

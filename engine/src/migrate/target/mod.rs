@@ -9,41 +9,21 @@ mod work;
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
-use watershed_migration::messages::{Request, Response};
+use tokio::sync::mpsc;
+use watershed_migration::messages::Request;
 use watershed_migration::source::{CallId, Hosting};
 use watershed_migration::target::{TargetAction, TargetEvent, TargetNote, TargetRole};
 use watershed_migration::{HighestSeen, PlacementRecord, Revision};
 use watershed_wal::{InstanceId, ShardId};
 
-use super::calls::{Calls, ended};
+use super::actor::{Address, Beside, Input, Looked, Outcomes, look};
+use super::calls::Calls;
 use crate::Error;
 use crate::node::Node;
 use work::Work;
 
 /// The way to a migration's target.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    inbox: mpsc::UnboundedSender<Input>,
-    task: Arc<AbortHandle>,
-}
-
-#[derive(Debug)]
-enum Input {
-    Call(Box<Request>, oneshot::Sender<Response>),
-    Event(TargetEvent),
-}
-
-#[derive(Debug, Clone)]
-struct Outcomes(mpsc::UnboundedSender<Input>);
-
-impl Outcomes {
-    fn send(&self, event: TargetEvent) {
-        // The actor has ended: nobody needs it.
-        let _ = self.0.send(Input::Event(event));
-    }
-}
+pub(super) type Target = Address<TargetEvent>;
 
 struct Actor {
     node: Node,
@@ -51,9 +31,9 @@ struct Actor {
     role: TargetRole,
     calls: Calls,
     work: Arc<Work>,
-    outcomes: Outcomes,
-    inbox: mpsc::UnboundedReceiver<Input>,
-    beside: JoinSet<()>,
+    outcomes: Outcomes<TargetEvent>,
+    inbox: mpsc::UnboundedReceiver<Input<TargetEvent>>,
+    beside: Beside,
     seen: Option<Revision>,
     /// The copy is gone, or the migration over and the copy an owner like any other: the actor ends.
     over: bool,
@@ -64,7 +44,7 @@ impl Target {
     pub(super) fn start(node: &Node, shard: ShardId) -> Self {
         let instance = InstanceId::random();
         let role = TargetRole::new(hosting(node, shard, instance), HighestSeen::default());
-        Self::spawn(
+        spawn(
             node,
             shard,
             role,
@@ -81,55 +61,33 @@ impl Target {
         work.resume(&note);
         let free_bytes = files::free_bytes(&node.dir).unwrap_or(0);
         let (role, first) = TargetRole::recover(at, HighestSeen::default(), note, free_bytes);
-        Self::spawn(node, shard, role, first, work)
+        spawn(node, shard, role, first, work)
     }
+}
 
-    fn spawn(
-        node: &Node,
-        shard: ShardId,
-        role: TargetRole,
-        first: Vec<TargetAction>,
-        work: Work,
-    ) -> Self {
-        let (sender, inbox) = mpsc::unbounded_channel();
+fn spawn(
+    node: &Node,
+    shard: ShardId,
+    role: TargetRole,
+    first: Vec<TargetAction>,
+    work: Work,
+) -> Target {
+    let node = node.clone();
+    Address::spawn(&node.runtime.clone(), move |outcomes, inbox| {
         let actor = Actor {
-            node: node.clone(),
+            beside: Beside::new(&node.runtime),
+            node,
             shard,
             role,
             calls: Calls::default(),
             work: Arc::new(work),
-            outcomes: Outcomes(sender.clone()),
+            outcomes,
             inbox,
-            beside: JoinSet::new(),
             seen: None,
             over: false,
         };
-        let task = node.runtime.spawn(actor.run(first));
-        Self {
-            inbox: sender,
-            task: Arc::new(task.abort_handle()),
-        }
-    }
-
-    pub(super) async fn call(&self, request: Request) -> Response {
-        let (reply, answer) = oneshot::channel();
-        if self
-            .inbox
-            .send(Input::Call(Box::new(request), reply))
-            .is_err()
-        {
-            return ended();
-        }
-        answer.await.unwrap_or_else(|_| ended())
-    }
-
-    pub(super) fn stop(&self) {
-        self.task.abort();
-    }
-
-    pub(super) fn is_stopped(&self) -> bool {
-        self.task.is_finished()
-    }
+        actor.run(first)
+    })
 }
 
 fn hosting(node: &Node, shard: ShardId, instance: InstanceId) -> Hosting {
@@ -157,11 +115,10 @@ impl Actor {
                     self.read_placement(true);
                 }
             }
-            while self.beside.try_join_next().is_some() {}
         }
     }
 
-    fn take(&mut self, input: Input) {
+    fn take(&mut self, input: Input<TargetEvent>) {
         match input {
             Input::Call(request, reply) => {
                 let call = self.calls.add(reply);
@@ -222,27 +179,23 @@ impl Actor {
             TargetAction::Reply { call, response } => self.calls.answer(call, response),
             TargetAction::ReadPlacement => self.read_placement(false),
             TargetAction::Begin(note) => {
-                self.beside(async move { outcomes.send(TargetEvent::Begun(work.begin(note).await)) });
+                self.beside.spawn(async move { outcomes.send(TargetEvent::Begun(work.begin(note).await)) });
             }
-            TargetAction::Verify { attempt, f } => self.beside(async move {
+            TargetAction::Verify { attempt, f } => self.beside.spawn(async move {
                 let marks = work.verify(f).await.map_err(|refused| refused.message);
                 outcomes.send(TargetEvent::Verified { attempt, f, marks });
             }),
-            TargetAction::StartTerm { epoch, f } => self.beside(async move {
+            TargetAction::StartTerm { epoch, f } => self.beside.spawn(async move {
                 let started = work.start_term(epoch, f).await.map_err(|error: Error| {
                     tracing::warn!(shard = %work.shard(), %error, "the shard's new owner could not start its term");
                     error.to_string()
                 });
                 outcomes.send(TargetEvent::TermStarted(started));
             }),
-            TargetAction::Discard { instance } => self.beside(async move {
+            TargetAction::Discard { instance } => self.beside.spawn(async move {
                 outcomes.send(TargetEvent::Discarded(work.discard(instance).await));
             }),
         }
-    }
-
-    fn beside(&mut self, work: impl Future<Output = ()> + Send + 'static) {
-        self.beside.spawn_on(work, &self.node.runtime);
     }
 
     fn perform(&mut self, call: CallId, request: Request) {
@@ -250,29 +203,18 @@ impl Actor {
             return;
         };
         let work = self.work.clone();
-        self.beside(async move {
-            let response = work
-                .perform(request)
-                .await
-                .unwrap_or_else(Response::Refused);
-            let _ = reply.send(response);
-        });
+        self.beside
+            .perform(reply, async move { work.perform(request).await });
     }
 
-    /// Reads the record; after a mere hint of the watch, one that is known already is no event.
     fn read_placement(&mut self, hint: bool) {
-        let (placement, shard) = (self.node.placement.clone(), self.shard);
+        let (node, shard) = (self.node.clone(), self.shard);
         let (outcomes, seen) = (self.outcomes.clone(), self.seen);
-        self.beside(async move {
-            match placement.read(shard).await {
-                Ok(Some(record)) if hint && Some(record.revision) <= seen => {}
-                Ok(Some(record)) => outcomes.send(TargetEvent::PlacementRead(Box::new(record))),
-                Ok(None) | Err(_) if hint => {}
-                Ok(None) => outcomes.send(TargetEvent::PlacementUnread),
-                Err(error) => {
-                    tracing::warn!(%shard, %error, "the placement can't be read");
-                    outcomes.send(TargetEvent::PlacementUnread);
-                }
+        self.beside.spawn(async move {
+            match look(&node, shard, hint, seen).await {
+                Some(Looked::Record(record)) => outcomes.send(TargetEvent::PlacementRead(record)),
+                Some(Looked::Unread) => outcomes.send(TargetEvent::PlacementUnread),
+                None => {}
             }
         });
     }

@@ -17,6 +17,7 @@ use watershed_wal::{Epoch, InstanceId, Record, Seq, SeqRange, ShardId, Term};
 
 use super::files::{self, Kept};
 use crate::Error;
+use crate::migrate::actor;
 use crate::migrate::peer::Peer;
 use crate::migrate::pull::{Pull, PullError};
 use crate::migrate::refusal::refused;
@@ -94,12 +95,7 @@ impl Work {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Refused> {
-        self.node
-            .migrations
-            .tasks()
-            .blocking(work)
-            .await
-            .map_err(refused)
+        actor::blocking(&self.node, work).await
     }
 
     /// Keeps the note, durably. Gives the bytes free on the disk.
