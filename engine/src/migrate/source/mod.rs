@@ -178,8 +178,15 @@ impl Actor {
     }
 
     fn act_on(&mut self, actions: Vec<SourceAction>) {
-        for action in actions {
-            self.act(action);
+        let mut actions = actions.into_iter().peekable();
+        while let Some(action) = actions.next() {
+            if action == SourceAction::StopForwarding {
+                // The answer behind it says that nothing is left of the migration here.
+                let answer = actions.next_if(|next| matches!(next, SourceAction::Reply { .. }));
+                self.stop_forwarding(answer);
+            } else {
+                self.act(action);
+            }
         }
     }
 
@@ -211,7 +218,7 @@ impl Actor {
                 self.work.forward_no_more();
             }
             SourceAction::Release { call } => self.release(call),
-            SourceAction::StopForwarding => self.stop_forwarding(),
+            SourceAction::StopForwarding => self.stop_forwarding(None),
             SourceAction::Delete { instance } => self.delete(instance),
             SourceAction::SetTimer { timer, at } => {
                 self.last_timer += 1;
@@ -317,20 +324,30 @@ impl Actor {
                 .answer(call, Response::Released { parked, pause_us });
         }
         self.forget_note();
-        self.stop_forwarding();
+        self.stop_forwarding(None);
     }
 
-    fn stop_forwarding(&mut self) {
+    fn stop_forwarding(&mut self, then: Option<SourceAction>) {
+        let answer = match then {
+            Some(SourceAction::Reply { call, response }) => {
+                self.calls.take(call).map(|reply| (reply, response))
+            }
+            _ => None,
+        };
         let work = self.work.clone();
-        self.beside
-            .spawn(async move { work.stop_forwarding().await });
+        self.beside.spawn(async move {
+            work.stop_forwarding().await;
+            if let Some((reply, response)) = answer {
+                let _ = reply.send(response);
+            }
+        });
     }
 
     /// A migration that ended without this source being told, its driver being dead.
     fn end_forwarding_of_ended(&mut self, record: &PlacementRecord) {
         let ended = record.migration.as_ref().filter(|m| m.phase.is_final());
         if ended.is_some_and(|m| self.work.is_for(m.id)) {
-            self.stop_forwarding();
+            self.stop_forwarding(None);
         }
     }
 
