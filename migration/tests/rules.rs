@@ -8,8 +8,8 @@ use watershed_migration::source::{
 use watershed_migration::target::{Elected, TargetAction, TargetEvent, TargetNote, TargetRole};
 use watershed_migration::{
     Attempt, Claim, DriverTerm, Evidence, EvidenceError, HighestSeen, MigrationConfig,
-    MigrationCoordinator, MigrationId, MigrationRecord, NodeId, Now, PhaseChange, PlacementError,
-    PlacementRecord, SafeConfig, SourceMarks, TargetMarks,
+    MigrationCoordinator, MigrationId, MigrationRecord, NodeId, Now, Phase, PhaseChange,
+    PlacementError, PlacementRecord, SafeConfig, SourceMarks, TargetMarks,
 };
 use watershed_wal::{Epoch, InstanceId, LogDigest, Seq, SeqRange, ShardId, Term};
 
@@ -504,4 +504,80 @@ fn rule_16_a_record_that_goes_back_is_refused() {
         !role.is_open(),
         "a record from a backup revived an old owner"
     );
+}
+
+/// The record after activation, with the old copy's deletion decided.
+fn retiring(record: &PlacementRecord) -> PlacementRecord {
+    let (source, target) = marks(record);
+    let mut retiring = record
+        .activate(&Evidence::prove(&gate(), &source, &target).unwrap())
+        .unwrap();
+    // A certificate is not needed to read that the copy is retiring.
+    retiring.migration.as_mut().unwrap().phase = Phase::Cleanup;
+    retiring.begin_retire(claim()).unwrap()
+}
+
+fn deletes(actions: &[SourceAction]) -> usize {
+    let delete = |action: &&SourceAction| matches!(action, SourceAction::Delete { .. });
+    actions.iter().filter(delete).count()
+}
+
+#[test]
+fn rule_08_a_deletion_is_asked_for_once_whatever_comes_meanwhile() {
+    let record = Box::new(retiring(&ready()));
+    let retire = || Request::Retire {
+        env: env(),
+        instance: S,
+    };
+    let read = || SourceEvent::PlacementRead(record.clone());
+    let (mut role, _) = SourceRole::recover(at("s", S), HighestSeen::default(), None);
+    role.handle(Now(0), read());
+    let mut actions = ask(&mut role, 1, retire());
+    actions.extend(role.handle(Now(2), read()));
+    assert_eq!(deletes(&actions), 1, "{actions:?}");
+    // A watch shows the record again, the driver asks again, the read of its first call comes late.
+    let mut actions = role.handle(Now(3), read());
+    actions.extend(ask(&mut role, 4, retire()));
+    actions.extend(role.handle(Now(5), read()));
+    actions.extend(role.handle(Now(6), SourceEvent::PlacementUnread));
+    assert_eq!(deletes(&actions), 0, "{actions:?}");
+    assert!(role.gave_away());
+
+    // One that failed is asked for again, by the next command alone.
+    let failed = role.handle(Now(7), SourceEvent::Deleted(Err("disk".into())));
+    assert_eq!(deletes(&failed), 0);
+    assert_eq!(deletes(&role.handle(Now(8), read())), 0);
+    let mut actions = ask(&mut role, 9, retire());
+    actions.extend(role.handle(Now(10), read()));
+    assert_eq!(deletes(&actions), 1, "{actions:?}");
+    let actions = role.handle(Now(11), SourceEvent::Deleted(Ok(5)));
+    let retired = |call, bytes| SourceAction::Reply {
+        call: CallId(call),
+        response: Response::Retired { bytes },
+    };
+    assert_eq!(actions, vec![retired(9, 5)]);
+    assert_eq!(ask(&mut role, 12, retire()), vec![retired(12, 5)]);
+}
+
+#[test]
+fn rule_06_a_driver_cannot_ask_for_a_longer_pause_than_the_placement_agreed() {
+    let record = ready();
+    let mut role = SourceRole::new(at("s", S), HighestSeen::default());
+    let mut asked = quiesce(&record);
+    if let Request::Quiesce { pause_max_ms, .. } = &mut asked {
+        *pause_max_ms = u64::MAX;
+    }
+    ask(&mut role, 0, asked);
+    let actions = role.handle(Now(0), SourceEvent::PlacementRead(Box::new(record)));
+    assert!(matches!(actions[..], [SourceAction::CloseGate { .. }]));
+    let closed = SourceEvent::GateClosed {
+        attempt: Attempt(1),
+        f: Some(Seq(20)),
+    };
+    let actions = role.handle(Now(1), closed);
+    let timer = SourceAction::SetTimer {
+        timer: SourceTimer::Reopen,
+        at: Now(40),
+    };
+    assert!(actions.contains(&timer), "{actions:?}");
 }

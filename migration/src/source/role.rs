@@ -34,6 +34,8 @@ pub(super) enum State {
     /// A note was found at the start and no record has been read yet.
     Restarted(Option<(Attempt, Sent)>),
     GaveAway(Box<PlacementRecord>),
+    /// The copy is being deleted: asked for once, whatever records and commands come meanwhile.
+    Retiring(Box<PlacementRecord>),
     Retired {
         bytes: u64,
     },
@@ -101,7 +103,10 @@ impl SourceRole {
     /// Whether the copy was given away: every request is for the new owner.
     #[must_use]
     pub const fn gave_away(&self) -> bool {
-        matches!(self.state, State::GaveAway(_) | State::Retired { .. })
+        matches!(
+            self.state,
+            State::GaveAway(_) | State::Retiring(_) | State::Retired { .. }
+        )
     }
 
     /// The highest record seen, for the node to keep (rule 16).
@@ -123,6 +128,7 @@ impl SourceRole {
             State::Stuck(..) => "stuck",
             State::Restarted(_) => "restarted",
             State::GaveAway(_) => "gave-away",
+            State::Retiring(_) => "retiring",
             State::Retired { .. } => "retired",
         }
     }
@@ -220,6 +226,10 @@ impl SourceRole {
             }
             Request::Retire { .. } => match self.state {
                 State::Retired { bytes } => self.reply(call, Response::Retired { bytes }),
+                // The deletion under way answers the last call.
+                State::Retiring(_) => {
+                    self.take_up(call, request);
+                }
                 _ => self.read_for(call, request),
             },
             Request::AbortSource { .. } => self.read_for(call, request),
@@ -363,9 +373,10 @@ impl SourceRole {
                     self.reopen("the placement has moved on");
                 }
             }
-            state @ (State::Closing { .. } | State::Noting(..) | State::Retired { .. }) => {
-                self.state = state;
-            }
+            state @ (State::Closing { .. }
+            | State::Noting(..)
+            | State::Retiring(_)
+            | State::Retired { .. }) => self.state = state,
             State::GaveAway(_) => self.state = State::GaveAway(Box::new(record.clone())),
             // Somebody else owns it: an operator promoted a follower, or this node slept through a move.
             State::Serving | State::Restarted(None) | State::Quiesced(_) | State::Drained(_) => {
@@ -462,6 +473,7 @@ impl SourceRole {
                 | State::Swapping(..)
                 | State::Stuck(..)
                 | State::Restarted(_)
+                | State::Retiring(_)
         ) || !self
             .pending
             .as_ref()
@@ -514,10 +526,12 @@ impl SourceRole {
                     );
                 }
                 let attempt = env.attempt;
+                // The placement's bound is the contract; a driver may only ask for less.
+                let agreed = named.map_or(0, |m| m.config.pause_max_ms);
                 self.state = State::Closing {
                     record: Box::new(record.clone()),
                     attempt,
-                    deadline: now.plus_ms(pause_max_ms / 5 * 4),
+                    deadline: now.plus_ms(pause_max_ms.min(agreed) / 5 * 4),
                 };
                 self.pending = Some((call, request));
                 let note = SourceNote::Quiesced { attempt };
@@ -556,20 +570,27 @@ impl SourceRole {
             );
         }
         self.pending = Some((call, request));
+        self.state = State::Retiring(Box::new(record.clone()));
+        // A deleted copy has nobody left who could let its parked requests go.
+        self.out.push(SourceAction::Release { call: None });
         self.out.push(SourceAction::Delete {
             instance: self.at.instance,
         });
     }
 
     fn deleted(&mut self, result: Result<u64, String>) {
-        match result {
-            Ok(bytes) => {
+        match (mem::replace(&mut self.state, State::Serving), result) {
+            (State::Retiring(_), Ok(bytes)) => {
                 self.state = State::Retired { bytes };
                 if let Some((call, _)) = self.pending.take() {
                     self.reply(call, Response::Retired { bytes });
                 }
             }
-            Err(error) => self.fail_pending(RefusedKind::Failed, &error),
+            (State::Retiring(record), Err(error)) => {
+                self.state = State::GaveAway(record);
+                self.fail_pending(RefusedKind::Failed, &error);
+            }
+            (state, _) => self.state = state,
         }
     }
 
@@ -698,8 +719,11 @@ impl SourceRole {
     }
 
     fn unread(&mut self, now: Now) {
-        let activating = matches!(self.state, State::Noting(..) | State::Swapping(..));
-        if !activating {
+        let decided = matches!(
+            self.state,
+            State::Noting(..) | State::Swapping(..) | State::Retiring(_)
+        );
+        if !decided {
             self.fail_pending(
                 RefusedKind::Failed,
                 "the placement can't be read: try again",
