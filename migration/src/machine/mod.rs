@@ -16,7 +16,9 @@
 
 mod answers;
 mod ask;
+mod pace;
 mod progress;
+mod reads;
 mod run;
 mod steps;
 

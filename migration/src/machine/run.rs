@@ -12,19 +12,7 @@ use crate::gate::SafeConfig;
 use crate::messages::{FileInfo, Manifest};
 use crate::placement::{MigrationRecord, PlacementRecord};
 use crate::source::CallId;
-use crate::transitions::Claim;
 use crate::words::{DriverTerm, MigrationId, NodeId, Now, Phase};
-
-/// Failures in a row before a step is given up, where it may be.
-const FAILURES_MAX: u32 = 40;
-/// The same where giving up costs nothing: the peer finds out from the placement by itself.
-const FAREWELL_MAX: u32 = 12;
-/// After how many failures in a row the record is read.
-const LOOK_EVERY: u32 = 8;
-/// How often a wait looks again.
-const POLL_MS: u64 = 50;
-const BACKOFF_MIN_MS: u64 = 5;
-const BACKOFF_MAX_MS: u64 = 2_000;
 
 /// What was learned on the way; everything that a new driver must know is in the record instead.
 #[derive(Debug, Default)]
@@ -50,7 +38,7 @@ pub struct Machine {
     pub(super) id: MigrationId,
     pub(super) me: NodeId,
     /// The term that this driver has won.
-    term: Option<DriverTerm>,
+    pub(super) term: Option<DriverTerm>,
     /// The record as last read.
     pub(super) record: PlacementRecord,
     /// The migration to begin, until it is in the record.
@@ -67,7 +55,7 @@ pub struct Machine {
     pub(super) abort: Option<String>,
     pub(super) cutover: bool,
     pub(super) skip_grace: bool,
-    failures: u32,
+    pub(super) failures: u32,
     phase_began: Option<Now>,
     started: bool,
     pub(super) outcome: Option<Outcome>,
@@ -234,112 +222,12 @@ impl Machine {
         }
     }
 
-    fn fired(&mut self, now: Now, timer: Timer) {
-        match self.waiting {
-            Some((armed, at)) if armed == timer && now >= at => self.waiting = None,
-            _ => return,
-        }
-        match timer {
-            Timer::Grace => self.signal(now, Signal::Done),
-            // The swap's outcome is unknown: the record tells.
-            Timer::Backoff if self.swapping.is_some() => self.out.push_back(Action::ReadPlacement),
-            Timer::Backoff => self.enter(now, self.step),
-            Timer::Poll => {
-                let next = self.step.after(Signal::Wait).unwrap_or(self.step);
-                self.enter(now, next);
-            }
-        }
-    }
-
-    /// A record came: of a swap that won or lost, or read back.
-    fn read(&mut self, now: Now, record: PlacementRecord) {
-        if record.shard != self.record.shard || record.revision < self.record.revision {
-            self.trouble("the placement gave an older record than before".into());
-            return self.wait_to_retry(now);
-        }
-        let tried = self.swapping.take();
-        if tried.as_ref().is_some_and(|tried| **tried == record) {
-            self.record = record;
-            self.begin = None;
-            self.learn_term();
-            return self.swapped(now);
-        }
-        let unchanged = record.revision == self.record.revision;
-        self.record = record;
-        if let (Some(tried), true) = (tried, unchanged) {
-            // Not arrived, or still under way: the same swap again is harmless.
-            return self.swap(*tried);
-        }
-        if self
-            .record
-            .migration
-            .as_ref()
-            .is_some_and(|m| m.id == self.id)
-        {
-            // It began, though nobody said so.
-            if self.begin.take().is_some() {
-                self.learn_term();
-            }
-        } else if self.begin.is_some() {
-            return self.enter(now, Step::Begin);
-        }
-        // Who won instead may be dead, its swap a late one: the last to take over drives, the others find out.
-        if self.step == Step::TakeOver && !self.is_final() {
-            return self.enter(now, Step::TakeOver);
-        }
-        let signal = self.standing();
-        self.signal(now, signal);
-    }
-
-    fn swapped(&mut self, now: Now) {
-        let certificate = self
-            .record
-            .migration
-            .as_ref()
-            .and_then(|m| m.certificate.clone());
-        if let (Step::EnterCleanup, Some(certificate)) = (self.step, certificate) {
-            self.out.push_back(Action::Certified(certificate));
-        }
-        let signal = match self.step {
-            Step::TakeOver => self.standing(),
-            _ => Signal::Done,
-        };
-        self.signal(now, signal);
-    }
-
-    /// What the record says of this migration and this driver.
-    fn standing(&mut self) -> Signal {
-        let Some(m) = self.record.migration.as_ref().filter(|m| m.id == self.id) else {
-            self.outcome = Some(Outcome::Superseded { driver: None });
-            return Signal::AtEnd;
-        };
-        let mine = m.driver == self.me && self.term.is_none_or(|term| term == m.driver_term);
-        if !mine && !m.phase.is_final() {
-            self.outcome = Some(Outcome::Superseded {
-                driver: Some((m.driver.clone(), m.driver_term)),
-            });
-            return Signal::AtEnd;
-        }
-        let retiring = self.record.frozen.as_ref().is_some_and(|f| f.retiring);
-        match m.phase {
-            Phase::Plan | Phase::BulkCopy => Signal::AtStart,
-            Phase::DualWrite | Phase::StopDualWrite | Phase::Drain | Phase::DeltaPass => {
-                Signal::AtDualWrite
-            }
-            Phase::Activate => Signal::AtActivate,
-            Phase::Cleanup if retiring => Signal::AtRetire,
-            Phase::Cleanup => Signal::AtCleanup,
-            Phase::Aborted => Signal::AtAborted,
-            Phase::Done => Signal::AtEnd,
-        }
-    }
-
     /// Follows the table.
     pub(super) fn signal(&mut self, now: Now, signal: Signal) {
         let signal = self.budgeted(now, signal);
         match signal {
             Signal::Again => return self.wait_to_retry(now),
-            Signal::Wait => return self.wait(Timer::Poll, now.plus_ms(POLL_MS)),
+            Signal::Wait => return self.wait(Timer::Poll, now.plus_ms(super::pace::POLL_MS)),
             Signal::Done if self.step != Step::Reopen && self.step != Step::Reread => {
                 self.failures = 0
             }
@@ -363,51 +251,6 @@ impl Machine {
                 .get_or_insert_with(|| "the target lost its copy".into());
         }
         self.enter(now, next);
-    }
-
-    /// Turns failures beyond the budget into what gives up, where giving up is possible.
-    fn budgeted(&mut self, now: Now, signal: Signal) -> Signal {
-        let retries = matches!(signal, Signal::Again | Signal::Lost | Signal::Forgotten);
-        if !retries {
-            return signal;
-        }
-        self.failures = self.failures.saturating_add(1);
-        let farewell = matches!(
-            self.step,
-            Step::AbortSource | Step::DiscardTarget | Step::Release
-        );
-        let budget = if farewell { FAREWELL_MAX } else { FAILURES_MAX };
-        if self.step.in_pause() && signal == Signal::Again && now >= self.facts.pause_ends {
-            return Signal::Spoiled;
-        }
-        let may_give_up = farewell || (self.step.may_abort() && self.step != Step::Reread);
-        if self.failures > budget && may_give_up && !self.step.is_swap() {
-            return Signal::Hopeless;
-        }
-        // After Activate nothing is given up, but another driver may have gone on: the record says so.
-        let look =
-            self.failures.is_multiple_of(LOOK_EVERY) && self.step.after(Signal::Lost).is_some();
-        if signal == Signal::Again && look && !self.step.may_abort() {
-            return Signal::Lost;
-        }
-        signal
-    }
-
-    pub(super) fn wait_to_retry(&mut self, now: Now) {
-        let doublings = self.failures.min(10);
-        let ms = BACKOFF_MIN_MS
-            .saturating_mul(1 << doublings)
-            .min(if self.step.in_pause() {
-                BACKOFF_MIN_MS
-            } else {
-                BACKOFF_MAX_MS
-            });
-        self.wait(Timer::Backoff, now.plus_ms(ms));
-    }
-
-    pub(super) fn wait(&mut self, timer: Timer, at: Now) {
-        self.waiting = Some((timer, at));
-        self.out.push_back(Action::SetTimer { timer, at });
     }
 
     pub(super) fn swap(&mut self, record: PlacementRecord) {
@@ -468,42 +311,6 @@ impl Machine {
 
     pub(super) fn trouble(&mut self, what: String) {
         self.progress.trouble = Some(what);
-    }
-
-    /// The source says what the placement holds; it read that itself.
-    pub(super) fn source_read(&mut self, record: PlacementRecord) -> Signal {
-        if record.shard != self.record.shard || record.revision <= self.record.revision {
-            return Signal::Lost;
-        }
-        self.record = record;
-        self.standing()
-    }
-
-    fn driver_term(&self) -> Option<DriverTerm> {
-        let migration = self.record.migration.as_ref();
-        migration.filter(|m| m.id == self.id).map(|m| m.driver_term)
-    }
-
-    fn learn_term(&mut self) {
-        if self.term.is_none() {
-            self.term = self.driver_term();
-        }
-    }
-
-    fn is_final(&self) -> bool {
-        self.record
-            .migration
-            .as_ref()
-            .filter(|m| m.id == self.id)
-            .is_none_or(|m| m.phase.is_final())
-    }
-
-    pub(super) fn claim(&self) -> Claim {
-        let term = self.record.migration.as_ref().map(|m| m.driver_term);
-        Claim {
-            migration: self.id,
-            driver_term: term.unwrap_or_default(),
-        }
     }
 }
 

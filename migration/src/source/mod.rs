@@ -21,6 +21,9 @@
 //! 7. The copy is deleted only once a record names it as frozen and retiring; the deletion is asked for once, and
 //!    again only after it failed.
 
+mod commands;
+mod outcomes;
+mod record;
 mod replies;
 mod role;
 mod states;
