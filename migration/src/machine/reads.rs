@@ -16,12 +16,16 @@ impl Machine {
         }
         let tried = self.swapping.take();
         if tried.as_ref().is_some_and(|tried| **tried == record) {
+            self.strays = 0;
             self.record = record;
             self.begin = None;
             self.learn_term();
             return self.swapped(now);
         }
         let unchanged = record.revision == self.record.revision;
+        if !unchanged {
+            self.strays = 0;
+        }
         self.record = record;
         if let (Some(tried), true) = (tried, unchanged) {
             // Not arrived, or still under way: the same swap again is harmless.

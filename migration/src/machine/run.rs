@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use watershed_wal::{Seq, SeqRange, Term};
 
+use super::catch_up::CatchUp;
 use super::steps::{Signal, Step};
 use super::{Action, Event, Operator, Outcome, Progress, Timer};
 use crate::compare::Comparison;
@@ -29,6 +30,38 @@ pub(super) struct Facts {
     pub(super) pause_ends: Now,
     pub(super) bytes_estimate: u64,
     pub(super) target_instance: Option<watershed_wal::InstanceId>,
+    pub(super) copy: Copy,
+    /// How often in a row the source said that it does not forward.
+    pub(super) forwards_lost: u32,
+    pub(super) catch_up: CatchUp,
+    /// How often the rounds stalled with more to ship than fits into one.
+    pub(super) stalls: u32,
+    pub(super) pause: Pause,
+    /// How much of the grace time will be over when its timer fires.
+    pub(super) grace_then: u64,
+}
+
+/// How the copy of the checkpoint goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copy {
+    pub(super) began: Option<Now>,
+    /// The bytes last seen, and since when they have not grown.
+    pub(super) last: Option<(u64, Now)>,
+}
+
+/// The pause under way, or the last one.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    /// The gate was asked to close, and nobody said yet that it is open again.
+    pub(super) open: bool,
+    /// What is being done, and since when.
+    pub(super) doing: Option<(&'static str, Now)>,
+    /// What the target missed last, where that is known.
+    pub(super) lag: Option<u64>,
+    /// The last thing that went wrong in it.
+    pub(super) trouble: Option<String>,
+    /// Why the last one was given up.
+    pub(super) spoiled: Option<String>,
 }
 
 /// The driver of one migration: see the [module](super).
@@ -56,6 +89,8 @@ pub struct Machine {
     pub(super) cutover: bool,
     pub(super) skip_grace: bool,
     pub(super) failures: u32,
+    /// How often it lost its way since the record last changed; no step's success makes up for it.
+    pub(super) strays: u32,
     phase_began: Option<Now>,
     started: bool,
     pub(super) outcome: Option<Outcome>,
@@ -134,6 +169,7 @@ impl Machine {
             cutover: false,
             skip_grace: false,
             failures: 0,
+            strays: 0,
             phase_began: None,
             started: false,
             outcome: None,
@@ -179,7 +215,7 @@ impl Machine {
             }
             Event::Failed { call, error } if self.call == Some(call) => {
                 self.call = None;
-                self.trouble(format!("{:?}: {error:?}", self.step));
+                self.trouble(format!("{} got {error}", self.step.what()));
                 let signal = match self.step {
                     Step::Activate => Signal::Lost,
                     _ => Signal::Again,
@@ -227,7 +263,7 @@ impl Machine {
         let signal = self.budgeted(now, signal);
         match signal {
             Signal::Again => return self.wait_to_retry(now),
-            Signal::Wait => return self.wait(Timer::Poll, now.plus_ms(super::pace::POLL_MS)),
+            Signal::Wait => return self.wait_to_poll(now),
             Signal::Done if self.step != Step::Reopen && self.step != Step::Reread => {
                 self.failures = 0
             }
@@ -238,17 +274,23 @@ impl Machine {
             debug_assert!(false, "{:?} gave {signal:?}", self.step);
             return self.wait_to_retry(now);
         };
-        if self.step.in_pause() && next == Step::Reopen {
-            self.progress.re_opens = self.progress.re_opens.saturating_add(1);
+        if self.step.in_pause() && matches!(next, Step::Reopen | Step::Reread) {
+            self.note_spoiled(now);
         }
-        if signal == Signal::Hopeless && next == Step::Abort {
-            let why = self.progress.trouble.clone();
+        if next == Step::Abort {
+            let why = match signal {
+                Signal::Forgotten => Some("the target lost its copy".to_owned()),
+                _ => self.progress.trouble.clone(),
+            };
+            let what = self.step.what();
             self.abort
-                .get_or_insert_with(|| why.unwrap_or_else(|| "it can't succeed".into()));
+                .get_or_insert_with(|| why.unwrap_or_else(|| format!("{what} can't succeed")));
         }
-        if signal == Signal::Forgotten && next == Step::Abort {
-            self.abort
-                .get_or_insert_with(|| "the target lost its copy".into());
+        if next == Step::Reread && self.strays > 1 {
+            // The record is what it was the last time: no hurry to find that out again.
+            self.step = next;
+            self.show(now);
+            return self.wait_to_retry(now);
         }
         self.enter(now, next);
     }
@@ -268,6 +310,19 @@ impl Machine {
             && step.may_abort()
             && !matches!(step, Step::Begin | Step::TakeOver | Step::Reread);
         let step = if give_up { Step::Abort } else { step };
+        if step == Step::Reopen && std::mem::take(&mut self.facts.pause.open) {
+            self.progress.re_opens = self.progress.re_opens.saturating_add(1);
+            self.facts.catch_up = CatchUp::starting(self.next_pause(now));
+        }
+        if step.in_pause()
+            && self
+                .facts
+                .pause
+                .doing
+                .is_none_or(|(what, _)| what != step.what())
+        {
+            self.facts.pause.doing = Some((step.what(), now));
+        }
         self.step = step;
         self.show(now);
         self.ask(now);
@@ -281,7 +336,10 @@ impl Machine {
                 .migration
                 .as_ref()
                 .map_or(Phase::Done, |m| m.phase),
-            None if matches!(self.step, Step::Reread | Step::TakeOver) => self.progress.phase,
+            // An abort is one once its swap has won; until then the shard may still be given away.
+            None if matches!(self.step, Step::Reread | Step::TakeOver | Step::Abort) => {
+                self.progress.phase
+            }
             // A driver that resumed goes through early steps again, but nothing goes back.
             None => match self.record.migration.as_ref().map(|m| m.phase) {
                 Some(reached) if reached.before_activate() => self.step.phase().max(reached),
@@ -310,7 +368,36 @@ impl Machine {
     }
 
     pub(super) fn trouble(&mut self, what: String) {
+        let what = Some(what).filter(|what| !what.trim().is_empty());
+        let what = what.unwrap_or_else(|| format!("{} failed without a reason", self.step.what()));
+        if self.step.in_pause() {
+            self.facts.pause.trouble = Some(what.clone());
+        }
         self.progress.trouble = Some(what);
+    }
+
+    pub(super) fn last_trouble(&self) -> String {
+        let last = self.progress.trouble.clone();
+        last.unwrap_or_else(|| "it gave no reason".into())
+    }
+
+    /// Says which step of the pause did not fit, and how long it took.
+    fn note_spoiled(&mut self, now: Now) {
+        let pause = &self.facts.pause;
+        let (what, since) = pause.doing.unwrap_or((self.step.what(), now));
+        let mut why = format!(
+            "{what} took {} ms of the pause's {} ms",
+            now.since_ms(since),
+            self.config.config().pause_max_ms
+        );
+        if let Some(lag) = pause.lag.filter(|lag| *lag > 0) {
+            why = format!("{why}, with {lag} records still missing at the target");
+        }
+        if let Some(trouble) = &pause.trouble {
+            why = format!("{why}: {trouble}");
+        }
+        self.facts.pause.spoiled = Some(why.clone());
+        self.progress.trouble = Some(why);
     }
 }
 
