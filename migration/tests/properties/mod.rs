@@ -18,6 +18,7 @@ pub(crate) struct Property {
     /// After each step: what is wrong, if anything.
     pub(crate) check: fn(&World) -> Result<(), String>,
     /// The bug that shows that it notices.
+    #[allow(dead_code, reason = "scripts only look, the simulation plants")]
     pub(crate) planted: Bug,
 }
 

@@ -86,6 +86,11 @@ impl World {
                 self.say(format!("d{d}  finish {outcome:?}"));
                 self.outcomes.push(outcome);
                 self.drivers[d] = None;
+                // A dead driver's swap that arrives late leaves a migration that nobody drives: an operator finds it.
+                let orphan = self.placement.active_migration().is_some();
+                if orphan && self.drivers.iter().all(Option::is_none) {
+                    self.after(30, Ev::Restart(Who::Driver));
+                }
             }
         }
     }
