@@ -1,7 +1,7 @@
 //! The certificate of an activation: what was moved, between whom, and what proves that it is all there.
 //!
-//! One JSON document, written once the target serves. [`Certificate::check`] says whether it is consistent in
-//! itself; it can't say whether the nodes told the truth. Times in it are durations, never dates.
+//! One JSON document, written once the target serves. [`Certificate::from_json`] reads it and says whether it is
+//! consistent in itself; it can't say whether the nodes told the truth. Times in it are durations, never dates.
 
 use std::collections::BTreeMap;
 
@@ -76,6 +76,18 @@ pub struct Party {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CertificateError {
+    /// No certificate at all, or a field of it is missing or of another kind.
+    #[error(
+        "line {line}, column {column}: this is no certificate ({reason}); give the file as Watershed wrote it"
+    )]
+    Unreadable {
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1.
+        column: usize,
+        /// What the parser found.
+        reason: String,
+    },
     /// Written by a newer Watershed.
     #[error(
         "the certificate is of version {found}, this program reads {CERTIFICATE_VERSION}: use a newer one"
@@ -85,82 +97,202 @@ pub enum CertificateError {
         found: u32,
     },
     /// It contradicts itself.
-    #[error("the certificate of migration {migration} is inconsistent: {what}; don't rely on it")]
+    #[error(
+        "the certificate of migration {migration} is inconsistent: {field}: {what}; don't rely on it"
+    )]
     Inconsistent {
         /// The migration.
         migration: MigrationId,
+        /// The field that can't be so, as the document spells it.
+        field: &'static str,
         /// What does not hold.
         what: &'static str,
     },
 }
 
+/// What any version of the document has.
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u32,
+}
+
+/// A field, whether it is consistent with the rest, and what is wrong if not.
+type Rule = (&'static str, bool, &'static str);
+
 impl Certificate {
     /// The verdict of a whole activation.
     pub const VERDICT: &'static str = "complete: every write up to F is on the new owner";
 
+    /// Reads the document, and checks it.
+    ///
+    /// # Errors
+    /// When it is no certificate, of a newer version, or not consistent in itself.
+    pub fn from_json(json: &[u8]) -> Result<Self, CertificateError> {
+        let unreadable = |error: serde_json::Error| CertificateError::Unreadable {
+            line: error.line(),
+            column: error.column(),
+            reason: error.to_string(),
+        };
+        // The version first: a newer one may have other fields.
+        let AnyVersion { version } = serde_json::from_slice(json).map_err(unreadable)?;
+        if version > CERTIFICATE_VERSION {
+            return Err(CertificateError::Newer { found: version });
+        }
+        let certificate: Self = serde_json::from_slice(json).map_err(unreadable)?;
+        certificate.check()?;
+        Ok(certificate)
+    }
+
     /// Whether it is consistent in itself.
     ///
     /// # Errors
-    /// Names the first thing that does not hold.
+    /// Names the first field that contradicts the others, and how.
     pub fn check(&self) -> Result<(), CertificateError> {
         if self.version > CERTIFICATE_VERSION {
             return Err(CertificateError::Newer {
                 found: self.version,
             });
         }
-        let seqs = self.f.0.checked_sub(self.base.0);
-        let epoch_after = self.source.epoch.0.checked_add(1);
         let rules = [
-            ("its version is 0", self.version > 0),
-            (
-                "source and target are one node",
-                self.source.node != self.target.node,
-            ),
-            (
-                "source and target are one copy",
-                self.source.instance != self.target.instance,
-            ),
-            (
-                "the epoch was not raised by one",
-                epoch_after == Some(self.target.epoch.0),
-            ),
-            (
-                "the source's term is not of its epoch",
-                self.source.term.epoch == self.source.epoch,
-            ),
-            (
-                "the target's term is not of its epoch",
-                self.target.term.epoch == self.target.epoch,
-            ),
-            ("F is before B", seqs.is_some()),
-            ("records are missing", self.missing.is_empty()),
-            (
-                "the digests differ",
-                self.digest_source == self.digest_target,
-            ),
-            (
-                "it counts more records than Seqs",
-                Some(self.digest_source.count) <= seqs,
-            ),
-            (
-                "it activated without an attempt",
-                self.attempts > Attempt(0),
-            ),
-            (
-                "its safety policy skipped the delta pass",
-                self.safety.delta_pass,
-            ),
-            ("its verdict is another", self.verdict == Self::VERDICT),
-            ("it names a file twice", distinct(&self.files)),
+            self.of_the_parties(),
+            self.of_the_records(),
+            self.of_the_times(),
         ];
-        match rules.into_iter().find(|(_, holds)| !holds) {
-            Some((what, _)) => Err(CertificateError::Inconsistent {
+        match rules.into_iter().flatten().find(|(_, holds, _)| !holds) {
+            Some((field, _, what)) => Err(CertificateError::Inconsistent {
                 migration: self.migration,
+                field,
                 what,
             }),
             None => Ok(()),
         }
     }
+
+    fn of_the_parties(&self) -> Vec<Rule> {
+        let (source, target) = (&self.source, &self.target);
+        vec![
+            ("version", self.version > 0, "there is no version 0"),
+            (
+                "target.node",
+                source.node != target.node,
+                "source and target are one node",
+            ),
+            (
+                "target.instance",
+                source.instance != target.instance,
+                "source and target are one copy",
+            ),
+            (
+                "target.epoch",
+                source.epoch.0.checked_add(1) == Some(target.epoch.0),
+                "an activation raises the epoch by one",
+            ),
+            (
+                "source.term",
+                source.term.epoch == source.epoch,
+                "the source's last term is of another epoch than its own",
+            ),
+            (
+                "target.term",
+                target.term.epoch == target.epoch,
+                "the target's first term is of another epoch than its own",
+            ),
+            (
+                "safety.delta_pass",
+                self.safety.delta_pass,
+                "a whole activation did not skip the delta pass",
+            ),
+            (
+                "verdict",
+                self.verdict == Self::VERDICT,
+                "it is not the verdict of a whole activation",
+            ),
+        ]
+    }
+
+    fn of_the_records(&self) -> Vec<Rule> {
+        let seqs = self.f.0.checked_sub(self.base.0);
+        vec![
+            ("base", seqs.is_some(), "B is after F"),
+            (
+                "missing",
+                self.missing.is_empty(),
+                "the target misses records",
+            ),
+            (
+                "digest_base",
+                self.digest_base.count <= self.base.0,
+                "it counts more records than there are Seqs up to B",
+            ),
+            (
+                "digest_source",
+                Some(self.digest_source.count) <= seqs,
+                "it counts more records than there are Seqs in (B, F]",
+            ),
+            (
+                "digest_target",
+                self.digest_source == self.digest_target,
+                "it is not the source's digest of the same records",
+            ),
+            ("files", distinct(&self.files), "a file is named twice"),
+            (
+                "files",
+                self.files.iter().all(FileInfo::name_is_plain),
+                "a file's name is no plain one",
+            ),
+        ]
+    }
+
+    fn of_the_times(&self) -> Vec<Rule> {
+        let took = |phase| self.phase_ms.get(&phase).copied();
+        let pause = [
+            Phase::StopDualWrite,
+            Phase::Drain,
+            Phase::DeltaPass,
+            Phase::Activate,
+        ];
+        // A driver that saw a phase of the pause saw those before it.
+        let seen: Vec<bool> = pause.iter().map(|phase| took(*phase).is_some()).collect();
+        let in_order = seen[..3].is_sorted_by(|earlier, later| earlier >= later);
+        let bound: Option<u64> = pause.iter().map(|phase| took(*phase)).sum();
+        vec![
+            (
+                "attempts",
+                self.attempts > Attempt(0),
+                "it activated without an attempt",
+            ),
+            (
+                "phase_ms",
+                self.phase_ms.keys().all(|phase| *phase <= Phase::Activate),
+                "it was written before the phases after Activate",
+            ),
+            (
+                "phase_ms",
+                took(Phase::Activate).is_some(),
+                "activate is missing",
+            ),
+            (
+                "phase_ms",
+                in_order,
+                "a phase of the pause is there without the one before it",
+            ),
+            (
+                "pause_us",
+                fits(self.pause_us, bound),
+                "the pause is longer than the phases it lay in",
+            ),
+        ]
+    }
+}
+
+/// Whether a pause, as the source's clock measured it, fits into its phases, as the driver's did: two clocks, one of
+/// them in whole milliseconds, so a hundredth and some milliseconds don't count.
+fn fits(pause_us: Option<u64>, phases_ms: Option<u64>) -> bool {
+    let (Some(pause_us), Some(phases_ms)) = (pause_us, phases_ms) else {
+        return true;
+    };
+    let room_ms = phases_ms.saturating_add(phases_ms / 100).saturating_add(5);
+    pause_us <= room_ms.saturating_mul(1_000)
 }
 
 fn distinct(files: &[FileInfo]) -> bool {

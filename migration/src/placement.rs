@@ -53,6 +53,10 @@ pub struct Frozen {
     pub migration: MigrationId,
     /// Its deletion is decided: it can't be promoted any more.
     pub retiring: bool,
+    /// How much of the grace time is over, in milliseconds that a driver counted while it was up: a new driver
+    /// goes on from here.
+    #[serde(default)]
+    pub grace_over_ms: u64,
 }
 
 /// The durable state of a migration.

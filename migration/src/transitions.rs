@@ -13,6 +13,9 @@ use crate::gate::Refusal;
 use crate::placement::{Frozen, MigrationRecord, PlacementRecord, Proof};
 use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Phase};
 
+/// The reason of an abort that gave none: nobody should read an empty one.
+pub(crate) const NO_REASON: &str = "no reason was given";
+
 /// On whose behalf a migration's record is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
@@ -260,7 +263,8 @@ impl PlacementRecord {
             return Err(wrong_phase(&migration, "aborting"));
         }
         migration.phase = Phase::Aborted;
-        migration.reason = Some(reason.into());
+        let reason = Some(reason.into()).filter(|reason: &String| !reason.trim().is_empty());
+        migration.reason = Some(reason.unwrap_or_else(|| NO_REASON.into()));
         let mut next = self.next()?;
         next.migration = Some(migration);
         Ok(next)
@@ -318,6 +322,7 @@ impl PlacementRecord {
             f: source.f,
             migration: migration.id,
             retiring: false,
+            grace_over_ms: 0,
         });
         migration.phase = Phase::Activate;
         migration.proof = Some(Box::new(Proof {
@@ -325,6 +330,20 @@ impl PlacementRecord {
             target: target.clone(),
         }));
         next.migration = Some(migration);
+        Ok(next)
+    }
+
+    /// Notes how much of the grace time is over; it never goes back.
+    ///
+    /// # Errors
+    /// When the claim is stale, the migration is not in cleanup, or the copy is gone.
+    pub fn note_grace(&self, claim: Claim, over_ms: u64) -> Result<Self, PlacementError> {
+        let (mut next, migration) = self.next_for(claim)?;
+        let migration = in_phase(migration, Phase::Cleanup, "counting the grace time")?;
+        match next.frozen.as_mut() {
+            Some(frozen) => frozen.grace_over_ms = frozen.grace_over_ms.max(over_ms),
+            None => return Err(wrong_phase(&migration, "counting the grace time")),
+        }
         Ok(next)
     }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A moment as handed in by the caller: milliseconds on a clock that never goes back and counts while the
@@ -95,80 +95,9 @@ impl From<NodeId> for String {
     }
 }
 
-/// The random id of one migration, never used twice. Text shows 32 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MigrationId(pub u128);
-
-impl fmt::Display for MigrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for MigrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MigrationId({self})")
-    }
-}
-
-/// A text that is not a migration id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a migration id is 32 lower-case hexadecimal digits")]
-pub struct ParseMigrationIdError;
-
-impl FromStr for MigrationId {
-    type Err = ParseMigrationIdError;
-
-    fn from_str(text: &str) -> Result<Self, ParseMigrationIdError> {
-        parse_hex_u128(text).map(Self).ok_or(ParseMigrationIdError)
-    }
-}
-
-impl Serialize for MigrationId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        hex_u128::serialize(&self.0, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for MigrationId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        hex_u128::deserialize(deserializer).map(Self)
-    }
-}
-
-/// Exactly 32 lower-case digits: one text for one number.
-fn parse_hex_u128(text: &str) -> Option<u128> {
-    let canonical =
-        text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    canonical
-        .then(|| u128::from_str_radix(text, 16).ok())
-        .flatten()
-}
-
-/// A `u128` as 32 hexadecimal digits where people read it (JSON has no such numbers), as a number elsewhere.
-pub(crate) mod hex_u128 {
-    use std::borrow::Cow;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(value: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.collect_str(&format_args!("{value:032x}"))
-        } else {
-            value.serialize(serializer)
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
-        if d.is_human_readable() {
-            let text = Cow::<'_, str>::deserialize(d)?;
-            super::parse_hex_u128(&text)
-                .ok_or_else(|| D::Error::custom("expected 32 lower-case hexadecimal digits"))
-        } else {
-            u128::deserialize(d)
-        }
-    }
+watershed_wal::hex_id! {
+    /// The random id of one migration, never used twice. Text shows 32 hexadecimal digits.
+    pub MigrationId, ParseMigrationIdError, "a migration id"
 }
 
 macro_rules! counter {

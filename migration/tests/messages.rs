@@ -56,7 +56,8 @@ fn requests() -> impl Strategy<Value = Request> {
         }),
         (n.clone(), ranges).prop_map(|(n, ranges)| Request::Ship {
             env: env(n),
-            ranges
+            ranges,
+            max_bytes: n,
         }),
         (n.clone(), data.clone(), any::<bool>()).prop_map(|(n, records, delta)| Request::Records {
             env: env(n),
@@ -150,6 +151,7 @@ fn bounds_and_versions_are_refused_by_name() {
     let long = Request::Ship {
         env: env(1),
         ranges,
+        max_bytes: 1,
     }
     .encode();
     assert!(matches!(

@@ -1,9 +1,10 @@
 //! Scripts with transcripts: each file of `tests/scripts` names what goes wrong, then, below a line of dashes, what
 //! everybody does. Regenerate with `WATERSHED_REGEN=1` and review the diff.
 //!
-//! Commands: `end <phase>`; `crash source|target|driver at <phase>`; `abort at <phase>`; `takeover at <phase>`;
-//! `slow <attempts> <ms>` (the target's verification); `lose-forwards`; `lose-swap-replies`.
+//! Commands: `end <phase>`; `crash source|target|driver at <phase> [<nth time it is shown>]`; `abort at <phase>`; `takeover at <phase>`;
+//! `slow <attempts> <ms>` (the target's verification); `copy <ms>` (how long the copy takes); `lose-forwards`; `lose-swap-replies`.
 
+mod properties;
 mod world;
 
 use std::path::Path;
@@ -26,7 +27,7 @@ fn play(commands: &str) -> (String, Phase, Phase) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match *words.as_slice() {
             ["end", phase] => end = phase.parse().unwrap(),
-            ["crash", who, "at", phase] => {
+            ["crash", who, "at", phase, ref times @ ..] => {
                 let who = match who {
                     "source" => Who::Source,
                     "target" => Who::Target,
@@ -34,7 +35,8 @@ fn play(commands: &str) -> (String, Phase, Phase) {
                     other => panic!("nobody is called {other}"),
                 };
                 let phase: Phase = phase.parse().unwrap();
-                world_setup.push(Box::new(move |w| w.crash_at = Some((who, phase))));
+                let times = times.first().map_or(1, |times| times.parse().unwrap());
+                world_setup.push(Box::new(move |w| w.crash_at = Some((who, phase, times))));
             }
             ["abort", "at", phase] => {
                 let phase: Phase = phase.parse().unwrap();
@@ -44,6 +46,10 @@ fn play(commands: &str) -> (String, Phase, Phase) {
                 let phase: Phase = phase.parse().unwrap();
                 world_setup.push(Box::new(move |w| w.takeover_at = Some(phase)));
             }
+            ["copy", ms] => {
+                let ms = ms.parse().unwrap();
+                world_setup.push(Box::new(move |w| w.copy_ms = ms));
+            }
             ["slow", attempts, ms] => {
                 let (attempts, ms) = (attempts.parse().unwrap(), ms.parse().unwrap());
                 world_setup.push(Box::new(move |w| {
@@ -51,7 +57,7 @@ fn play(commands: &str) -> (String, Phase, Phase) {
                 }));
             }
             ["lose-forwards"] => (faults.lose_forward, faults.until) = (1000, 10_000),
-            ["lose-swap-replies"] => (faults.lose_swap_reply, faults.until) = (1000, 100),
+            ["lose-swap-replies"] => (faults.lose_swap_reply, faults.until) = (1000, 10_000),
             _ => panic!("no command: {line}"),
         }
     }
@@ -62,7 +68,8 @@ fn play(commands: &str) -> (String, Phase, Phase) {
     };
     let mut world = World::new(1, faults, config).loud();
     world_setup.iter().for_each(|set| set(&mut world));
-    world.run();
+    let properties: Vec<_> = properties::ALL.iter().collect();
+    properties::run(&mut world, &properties).unwrap();
     let reached = world.placement.migration.as_ref().unwrap().phase;
     (world.trace.join("\n") + "\n", reached, end)
 }

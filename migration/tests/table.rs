@@ -34,6 +34,7 @@ fn nothing_leads_back_over_the_activation() {
         Step::CompareSource,
         Step::CompareTarget,
         Step::Grace,
+        Step::NoteGrace,
         Step::BeginRetire,
         Step::Retire,
         Step::FinishCleanup,

@@ -10,8 +10,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use crate::hex_id::hex_u128;
 use crate::record::RecordKind;
-use crate::words::{Seq, Term, hex_u128};
+use crate::words::{Seq, Term};
 
 /// Kind u8, epoch, opening and Seq u64 little-endian.
 const HEAD: usize = 1 + 3 * 8;

@@ -13,6 +13,9 @@ mod digest;
 mod dir;
 mod error;
 mod format;
+#[doc(hidden)]
+#[macro_use]
+pub mod hex_id;
 mod log;
 pub mod mem;
 mod options;

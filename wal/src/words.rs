@@ -6,9 +6,8 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Names a shard: one independent sequence of writes.
@@ -174,11 +173,12 @@ impl fmt::Display for TermStart {
     }
 }
 
-/// The random durable id of one hosting of a shard on a node. A shard that leaves and comes back is a new one.
-///
-/// Text and human-readable formats show 32 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InstanceId(pub u128);
+hex_id! {
+    /// The random durable id of one hosting of a shard on a node. A shard that leaves and comes back is a new one.
+    ///
+    /// Text and human-readable formats show 32 hexadecimal digits.
+    pub InstanceId, ParseInstanceIdError, "an instance id"
+}
 
 impl InstanceId {
     /// A new random id, from the operating system's entropy.
@@ -190,78 +190,6 @@ impl InstanceId {
         let here = std::ptr::from_ref(&keys) as usize;
         let half = |which: u8| u128::from(keys.hash_one((which, std::process::id(), here)));
         Self((half(0) << 64) | half(1))
-    }
-}
-
-impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InstanceId({self})")
-    }
-}
-
-/// A text that is not an instance id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("an instance id is 32 lower-case hexadecimal digits")]
-pub struct ParseInstanceIdError;
-
-impl FromStr for InstanceId {
-    type Err = ParseInstanceIdError;
-
-    fn from_str(text: &str) -> Result<Self, ParseInstanceIdError> {
-        parse_hex_u128(text).map(Self).ok_or(ParseInstanceIdError)
-    }
-}
-
-impl Serialize for InstanceId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        hex_u128::serialize(&self.0, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for InstanceId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        hex_u128::deserialize(deserializer).map(Self)
-    }
-}
-
-/// Exactly 32 lower-case digits: one text for one number, so that names built from it compare as text.
-fn parse_hex_u128(text: &str) -> Option<u128> {
-    let canonical =
-        text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    canonical
-        .then(|| u128::from_str_radix(text, 16).ok())
-        .flatten()
-}
-
-/// A `u128` as 32 hexadecimal digits where people read it (JSON has no such numbers), as a number elsewhere.
-pub(crate) mod hex_u128 {
-    use std::borrow::Cow;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(value: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.collect_str(&format_args!("{value:032x}"))
-        } else {
-            value.serialize(serializer)
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
-        if d.is_human_readable() {
-            let text = Cow::<'_, str>::deserialize(d)?;
-            super::parse_hex_u128(&text)
-                .ok_or_else(|| D::Error::custom("expected 32 lower-case hexadecimal digits"))
-        } else {
-            u128::deserialize(d)
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What each step does when it is entered: the command, swap, read or wait.
 
-use watershed_wal::{Epoch, Seq};
+use watershed_wal::{Epoch, Seq, SeqRange};
 
-use super::run::Machine;
+use super::run::{Machine, Pause};
 use super::steps::{Signal, Step};
 use super::{Action, Outcome, Peer, Timer};
 use crate::certificate::{CERTIFICATE_VERSION, Certificate, Party};
@@ -11,13 +11,17 @@ use crate::delta::{self, RoundBounds};
 use crate::messages::{Envelope, RANGES_MAX, Request};
 use crate::placement::{MigrationRecord, PlacementRecord};
 use crate::source::CallId;
-use crate::transitions::{PhaseChange, PlacementError};
+use crate::transitions::{NO_REASON, PhaseChange, PlacementError};
 use crate::words::{Now, Phase};
 
-/// How many records one delta round ships.
-const ROUND_RECORDS: u64 = 1 << 16;
+/// How many records one delta round ships at most.
+pub(super) const ROUND_RECORDS: u64 = 1 << 16;
+/// How many bytes of bodies one delta round ships at most, but for the record that passes the bound.
+pub(super) const ROUND_BYTES: u64 = 16 << 20;
 /// How many entries a page of the comparison has.
 const PAGE_ENTRIES: u32 = 2_048;
+/// How much of the grace time may pass before the record learns of it: what a restart counts twice at most.
+const GRACE_PART_MS: u64 = 5 * 60_000;
 
 impl Machine {
     pub(super) fn ask(&mut self, now: Now) {
@@ -28,6 +32,7 @@ impl Machine {
             | Step::EnterDualWrite
             | Step::RaiseAttempt
             | Step::EnterCleanup
+            | Step::NoteGrace
             | Step::BeginRetire
             | Step::FinishCleanup
             | Step::Abort => self.ask_swap(now),
@@ -40,6 +45,9 @@ impl Machine {
     }
 
     fn ask_swap(&mut self, now: Now) {
+        if self.step == Step::RaiseAttempt && self.attempts_are_over() {
+            return self.signal(now, Signal::Hopeless);
+        }
         let claim = self.claim();
         let record = &self.record;
         let next = match self.step {
@@ -65,17 +73,7 @@ impl Machine {
                 }
                 None => return self.enter(now, Step::Checkpoint),
             },
-            Step::RaiseAttempt => {
-                let attempt = record.migration.as_ref().map_or(0, |m| m.attempt.0);
-                if attempt >= self.config.config().attempts_max {
-                    let last = self.progress.trouble.take().unwrap_or_default();
-                    self.trouble(format!(
-                        "gave up after {attempt} attempts, none fitted into the pause ({last})"
-                    ));
-                    return self.signal(now, Signal::Hopeless);
-                }
-                record.raise_attempt(claim)
-            }
+            Step::RaiseAttempt => record.raise_attempt(claim),
             Step::EnterCleanup => match self.certificate() {
                 Some(certificate) => {
                     let certificate = Box::new(certificate);
@@ -83,17 +81,31 @@ impl Machine {
                 }
                 None => return self.enter(now, Step::BecomeOwner),
             },
+            Step::NoteGrace => record.note_grace(claim, self.facts.grace_then),
             Step::BeginRetire => record.begin_retire(claim),
             Step::FinishCleanup => record.finish_cleanup(claim),
-            _ => {
-                let reason = self.abort.clone().unwrap_or_default();
-                record.abort(self.id, reason)
-            }
+            _ => record.abort(self.id, self.abort.clone().unwrap_or_default()),
         };
         match next {
             Ok(next) => self.swap(next),
             Err(error) => self.swap_impossible(now, &error),
         }
+    }
+
+    /// Whether no quiesce is left to try; says why, then.
+    fn attempts_are_over(&mut self) -> bool {
+        let attempt = self.record.migration.as_ref().map_or(0, |m| m.attempt.0);
+        let config = self.config.config();
+        if attempt < config.attempts_max {
+            return false;
+        }
+        let pause = config.pause_max_ms;
+        let last = self.facts.pause.spoiled.clone();
+        let last = last.unwrap_or_else(|| "an earlier driver saw it, and kept no reason".into());
+        self.trouble(format!(
+            "gave up after {attempt} attempts, none fitted into the pause of {pause} ms; the last: {last}"
+        ));
+        true
     }
 
     /// The record doesn't allow it: it says where the migration really is.
@@ -109,11 +121,21 @@ impl Machine {
     }
 
     fn ask_grace(&mut self, now: Now) {
-        if self.skip_grace {
+        let over = self.record.frozen.as_ref().map_or(0, |f| f.grace_over_ms);
+        let left = self.config.config().grace_ms.saturating_sub(over);
+        if self.skip_grace || left == 0 {
             return self.signal(now, Signal::Done);
         }
-        let at = now.plus_ms(self.config.config().grace_ms);
-        self.wait(Timer::Grace, at);
+        let part = left.min(GRACE_PART_MS);
+        self.facts.grace_then = over.saturating_add(part);
+        self.wait(Timer::Grace, now.plus_ms(part));
+    }
+
+    pub(super) fn grace_passed(&self) -> Signal {
+        if self.facts.grace_then < self.config.config().grace_ms {
+            return Signal::More;
+        }
+        Signal::Done
     }
 
     fn ask_page(&mut self, now: Now) {
@@ -160,7 +182,7 @@ impl Machine {
             let migration = self.record.migration.as_ref();
             match migration.filter(|m| m.phase == Phase::Aborted) {
                 Some(m) => Outcome::Aborted {
-                    reason: m.reason.clone().unwrap_or_default(),
+                    reason: m.reason.clone().unwrap_or_else(|| NO_REASON.into()),
                 },
                 None => Outcome::Done,
             }
@@ -178,6 +200,13 @@ impl Machine {
                 if self.step == Step::Quiesce {
                     let pause = self.config.config().pause_max_ms;
                     self.facts.pause_ends = now.plus_ms(pause);
+                    let spoiled = self.facts.pause.spoiled.take();
+                    self.facts.pause = Pause {
+                        open: true,
+                        doing: self.facts.pause.doing,
+                        spoiled,
+                        ..Pause::default()
+                    };
                 }
                 self.send(to, request);
             }
@@ -187,17 +216,43 @@ impl Machine {
     }
 
     fn request(&self, env: Envelope, m: &MigrationRecord) -> Option<(Peer, Request)> {
+        match self.step {
+            Step::Prepare
+            | Step::BeginTarget
+            | Step::Checkpoint
+            | Step::Pull
+            | Step::ForwardCopy
+            | Step::Copying
+            | Step::Forward => self.copy_request(env, m),
+            Step::Status
+            | Step::Missing
+            | Step::Ship
+            | Step::Quiesce
+            | Step::Drain
+            | Step::LastMissing
+            | Step::LastShip
+            | Step::Verify
+            | Step::Activate
+            | Step::Reopen => self.delta_request(env),
+            _ => self.late_request(env, m),
+        }
+    }
+
+    /// Up to the dual-write phase.
+    fn copy_request(&self, env: Envelope, m: &MigrationRecord) -> Option<(Peer, Request)> {
         let config = self.config.config().clone();
-        let facts = &self.facts;
         Some(match self.step {
-            Step::Prepare => (
-                Peer::Source,
-                Request::Prepare {
-                    env,
-                    target: m.target.clone(),
-                    config,
-                },
-            ),
+            Step::Prepare => {
+                let target = m.target.clone();
+                (
+                    Peer::Source,
+                    Request::Prepare {
+                        env,
+                        target,
+                        config,
+                    },
+                )
+            }
             Step::BeginTarget => (
                 Peer::Target,
                 Request::BeginTarget {
@@ -210,7 +265,7 @@ impl Machine {
             ),
             Step::Checkpoint => (Peer::Source, Request::Checkpoint { env }),
             Step::Pull => {
-                let manifest = facts.manifest.clone()?;
+                let manifest = self.facts.manifest.clone()?;
                 (Peer::Target, Request::Pull { env, manifest })
             }
             Step::ForwardCopy | Step::Forward => {
@@ -223,7 +278,15 @@ impl Machine {
                     },
                 )
             }
-            Step::Copying | Step::Files => (Peer::Target, Request::TargetStatus { env }),
+            Step::Copying => (Peer::Target, Request::TargetStatus { env }),
+            _ => return None,
+        })
+    }
+
+    /// The dual-write phase's rounds, and the pause.
+    fn delta_request(&self, env: Envelope) -> Option<(Peer, Request)> {
+        let facts = &self.facts;
+        Some(match self.step {
             Step::Status => (Peer::Source, Request::SourceStatus { env }),
             Step::Missing => {
                 let through = facts.durable;
@@ -233,20 +296,20 @@ impl Machine {
                 let through = facts.f;
                 (Peer::Target, Request::Missing { env, through })
             }
-            Step::Ship | Step::LastShip => {
-                let bounds = RoundBounds {
-                    records: ROUND_RECORDS,
-                    ranges: RANGES_MAX,
-                };
-                let ranges = delta::round(&facts.ranges, bounds);
-                (Peer::Source, Request::Ship { env, ranges })
-            }
+            Step::Ship | Step::LastShip => (
+                Peer::Source,
+                Request::Ship {
+                    env,
+                    ranges: self.round(),
+                    max_bytes: ROUND_BYTES,
+                },
+            ),
             Step::Quiesce => (
                 Peer::Source,
                 Request::Quiesce {
                     env,
                     revision: self.record.revision,
-                    pause_max_ms: config.pause_max_ms,
+                    pause_max_ms: self.config.config().pause_max_ms,
                 },
             ),
             Step::Drain => (Peer::Source, Request::Drain { env }),
@@ -260,33 +323,37 @@ impl Machine {
                 },
             ),
             Step::Reopen => (Peer::Source, Request::Reopen { env }),
-            _ => return self.late_request(env, m),
+            _ => return None,
         })
     }
 
+    /// From the activation, or the abort, on.
     fn late_request(&self, env: Envelope, m: &MigrationRecord) -> Option<(Peer, Request)> {
         let epoch = self.record.epoch;
         Some(match self.step {
             Step::BecomeOwner => (Peer::Target, Request::BecomeOwner { env, epoch }),
-            Step::Release => (
-                Peer::Source,
-                Request::Release {
-                    env,
-                    epoch,
-                    owner: self.record.owner.clone(),
-                },
-            ),
-            Step::Retire => (
-                Peer::Source,
-                Request::Retire {
-                    env,
-                    instance: m.source_instance,
-                },
-            ),
+            Step::Release => {
+                let owner = self.record.owner.clone();
+                (Peer::Source, Request::Release { env, epoch, owner })
+            }
+            Step::Files => (Peer::Target, Request::TargetStatus { env }),
+            Step::Retire => {
+                let instance = m.source_instance;
+                (Peer::Source, Request::Retire { env, instance })
+            }
             Step::AbortSource => (Peer::Source, Request::AbortSource { env }),
             Step::DiscardTarget => (Peer::Target, Request::DiscardTarget { env }),
             _ => return None,
         })
+    }
+
+    /// The head of what the target misses, as one round ships it.
+    pub(super) fn round(&self) -> Vec<SeqRange> {
+        let bounds = RoundBounds {
+            records: ROUND_RECORDS,
+            ranges: RANGES_MAX,
+        };
+        delta::round(&self.facts.ranges, bounds)
     }
 
     fn send(&mut self, to: Peer, request: Request) {

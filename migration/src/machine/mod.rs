@@ -12,13 +12,25 @@
 //! 5. Before Activate it gives up by an abort swap; once the record says that the target owns the shard, it goes
 //!    only forward, and tries for ever.
 //! 6. The old copy's deletion is asked for only after the comparison found no difference, the grace time is over
-//!    and a swap decided it.
+//!    and a swap decided it. The grace time counts while a driver is up, and is noted in the record in parts, so
+//!    that a restart goes on from there.
+//! 7. What it shows never runs ahead of the record: Activate, Cleanup, Done and Aborted are shown once a record says
+//!    so. The phases go forward only, but for a pause that is given up, which goes back to dual-write.
+//! 8. No step follows itself without a wait unless it got something done; before Activate none goes on for ever:
+//!    it ends, or the migration is aborted with a reason.
 
 mod answers;
 mod ask;
+mod catch_up;
+mod pace;
 mod progress;
+mod reads;
 mod run;
 mod steps;
+
+use std::fmt;
+
+use thiserror::Error;
 
 use crate::certificate::Certificate;
 use crate::compare::Difference;
@@ -43,13 +55,24 @@ pub enum Peer {
     Target,
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "the source",
+            Self::Target => "the target",
+        })
+    }
+}
+
 /// Why a call got no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum CallError {
     /// No connection, or none in time: it may or may not have arrived.
+    #[error("no answer in time: see that the node is up and can be reached")]
     Unreachable,
     /// What came back was no answer.
+    #[error("an answer that can't be read: see that both nodes are of the same version")]
     Garbled,
 }
 
@@ -75,7 +98,7 @@ pub enum Timer {
     Backoff,
     /// Ask again how far it is.
     Poll,
-    /// The grace time is over.
+    /// The grace time, or a part of it that is to be noted, is over.
     Grace,
 }
 

@@ -26,7 +26,7 @@ pub struct Progress {
     pub copied_bytes: u64,
     /// Bytes of the checkpoint.
     pub total_bytes: u64,
-    /// Records the target misses, as last seen.
+    /// Records the target misses, as last seen; where there are too many holes to list, at most so many.
     pub lag: u64,
     /// Ranges of missing records that were shipped.
     pub holes_filled: u64,

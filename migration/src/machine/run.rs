@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use watershed_wal::{Seq, SeqRange, Term};
 
+use super::catch_up::CatchUp;
 use super::steps::{Signal, Step};
 use super::{Action, Event, Operator, Outcome, Progress, Timer};
 use crate::compare::Comparison;
@@ -12,19 +13,7 @@ use crate::gate::SafeConfig;
 use crate::messages::{FileInfo, Manifest};
 use crate::placement::{MigrationRecord, PlacementRecord};
 use crate::source::CallId;
-use crate::transitions::Claim;
 use crate::words::{DriverTerm, MigrationId, NodeId, Now, Phase};
-
-/// Failures in a row before a step is given up, where it may be.
-const FAILURES_MAX: u32 = 40;
-/// The same where giving up costs nothing: the peer finds out from the placement by itself.
-const FAREWELL_MAX: u32 = 12;
-/// After how many failures in a row the record is read.
-const LOOK_EVERY: u32 = 8;
-/// How often a wait looks again.
-const POLL_MS: u64 = 50;
-const BACKOFF_MIN_MS: u64 = 5;
-const BACKOFF_MAX_MS: u64 = 2_000;
 
 /// What was learned on the way; everything that a new driver must know is in the record instead.
 #[derive(Debug, Default)]
@@ -41,6 +30,38 @@ pub(super) struct Facts {
     pub(super) pause_ends: Now,
     pub(super) bytes_estimate: u64,
     pub(super) target_instance: Option<watershed_wal::InstanceId>,
+    pub(super) copy: Copy,
+    /// How often in a row the source said that it does not forward.
+    pub(super) forwards_lost: u32,
+    pub(super) catch_up: CatchUp,
+    /// How often the rounds stalled with more to ship than fits into one.
+    pub(super) stalls: u32,
+    pub(super) pause: Pause,
+    /// How much of the grace time will be over when its timer fires.
+    pub(super) grace_then: u64,
+}
+
+/// How the copy of the checkpoint goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copy {
+    pub(super) began: Option<Now>,
+    /// The bytes last seen, and since when they have not grown.
+    pub(super) last: Option<(u64, Now)>,
+}
+
+/// The pause under way, or the last one.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    /// The gate was asked to close, and nobody said yet that it is open again.
+    pub(super) open: bool,
+    /// What is being done, and since when.
+    pub(super) doing: Option<(&'static str, Now)>,
+    /// What the target missed last, where that is known.
+    pub(super) lag: Option<u64>,
+    /// The last thing that went wrong in it.
+    pub(super) trouble: Option<String>,
+    /// Why the last one was given up.
+    pub(super) spoiled: Option<String>,
 }
 
 /// The driver of one migration: see the [module](super).
@@ -50,7 +71,7 @@ pub struct Machine {
     pub(super) id: MigrationId,
     pub(super) me: NodeId,
     /// The term that this driver has won.
-    term: Option<DriverTerm>,
+    pub(super) term: Option<DriverTerm>,
     /// The record as last read.
     pub(super) record: PlacementRecord,
     /// The migration to begin, until it is in the record.
@@ -67,7 +88,9 @@ pub struct Machine {
     pub(super) abort: Option<String>,
     pub(super) cutover: bool,
     pub(super) skip_grace: bool,
-    failures: u32,
+    pub(super) failures: u32,
+    /// How often it lost its way since the record last changed; no step's success makes up for it.
+    pub(super) strays: u32,
     phase_began: Option<Now>,
     started: bool,
     pub(super) outcome: Option<Outcome>,
@@ -146,6 +169,7 @@ impl Machine {
             cutover: false,
             skip_grace: false,
             failures: 0,
+            strays: 0,
             phase_began: None,
             started: false,
             outcome: None,
@@ -191,7 +215,7 @@ impl Machine {
             }
             Event::Failed { call, error } if self.call == Some(call) => {
                 self.call = None;
-                self.trouble(format!("{:?}: {error:?}", self.step));
+                self.trouble(format!("{} got {error}", self.step.what()));
                 let signal = match self.step {
                     Step::Activate => Signal::Lost,
                     _ => Signal::Again,
@@ -234,112 +258,12 @@ impl Machine {
         }
     }
 
-    fn fired(&mut self, now: Now, timer: Timer) {
-        match self.waiting {
-            Some((armed, at)) if armed == timer && now >= at => self.waiting = None,
-            _ => return,
-        }
-        match timer {
-            Timer::Grace => self.signal(now, Signal::Done),
-            // The swap's outcome is unknown: the record tells.
-            Timer::Backoff if self.swapping.is_some() => self.out.push_back(Action::ReadPlacement),
-            Timer::Backoff => self.enter(now, self.step),
-            Timer::Poll => {
-                let next = self.step.after(Signal::Wait).unwrap_or(self.step);
-                self.enter(now, next);
-            }
-        }
-    }
-
-    /// A record came: of a swap that won or lost, or read back.
-    fn read(&mut self, now: Now, record: PlacementRecord) {
-        if record.shard != self.record.shard || record.revision < self.record.revision {
-            self.trouble("the placement gave an older record than before".into());
-            return self.wait_to_retry(now);
-        }
-        let tried = self.swapping.take();
-        if tried.as_ref().is_some_and(|tried| **tried == record) {
-            self.record = record;
-            self.begin = None;
-            self.learn_term();
-            return self.swapped(now);
-        }
-        let unchanged = record.revision == self.record.revision;
-        self.record = record;
-        if let (Some(tried), true) = (tried, unchanged) {
-            // Not arrived, or still under way: the same swap again is harmless.
-            return self.swap(*tried);
-        }
-        if self
-            .record
-            .migration
-            .as_ref()
-            .is_some_and(|m| m.id == self.id)
-        {
-            // It began, though nobody said so.
-            if self.begin.take().is_some() {
-                self.learn_term();
-            }
-        } else if self.begin.is_some() {
-            return self.enter(now, Step::Begin);
-        }
-        // Who won instead may be dead, its swap a late one: the last to take over drives, the others find out.
-        if self.step == Step::TakeOver && !self.is_final() {
-            return self.enter(now, Step::TakeOver);
-        }
-        let signal = self.standing();
-        self.signal(now, signal);
-    }
-
-    fn swapped(&mut self, now: Now) {
-        let certificate = self
-            .record
-            .migration
-            .as_ref()
-            .and_then(|m| m.certificate.clone());
-        if let (Step::EnterCleanup, Some(certificate)) = (self.step, certificate) {
-            self.out.push_back(Action::Certified(certificate));
-        }
-        let signal = match self.step {
-            Step::TakeOver => self.standing(),
-            _ => Signal::Done,
-        };
-        self.signal(now, signal);
-    }
-
-    /// What the record says of this migration and this driver.
-    fn standing(&mut self) -> Signal {
-        let Some(m) = self.record.migration.as_ref().filter(|m| m.id == self.id) else {
-            self.outcome = Some(Outcome::Superseded { driver: None });
-            return Signal::AtEnd;
-        };
-        let mine = m.driver == self.me && self.term.is_none_or(|term| term == m.driver_term);
-        if !mine && !m.phase.is_final() {
-            self.outcome = Some(Outcome::Superseded {
-                driver: Some((m.driver.clone(), m.driver_term)),
-            });
-            return Signal::AtEnd;
-        }
-        let retiring = self.record.frozen.as_ref().is_some_and(|f| f.retiring);
-        match m.phase {
-            Phase::Plan | Phase::BulkCopy => Signal::AtStart,
-            Phase::DualWrite | Phase::StopDualWrite | Phase::Drain | Phase::DeltaPass => {
-                Signal::AtDualWrite
-            }
-            Phase::Activate => Signal::AtActivate,
-            Phase::Cleanup if retiring => Signal::AtRetire,
-            Phase::Cleanup => Signal::AtCleanup,
-            Phase::Aborted => Signal::AtAborted,
-            Phase::Done => Signal::AtEnd,
-        }
-    }
-
     /// Follows the table.
     pub(super) fn signal(&mut self, now: Now, signal: Signal) {
         let signal = self.budgeted(now, signal);
         match signal {
             Signal::Again => return self.wait_to_retry(now),
-            Signal::Wait => return self.wait(Timer::Poll, now.plus_ms(POLL_MS)),
+            Signal::Wait => return self.wait_to_poll(now),
             Signal::Done if self.step != Step::Reopen && self.step != Step::Reread => {
                 self.failures = 0
             }
@@ -350,64 +274,25 @@ impl Machine {
             debug_assert!(false, "{:?} gave {signal:?}", self.step);
             return self.wait_to_retry(now);
         };
-        if self.step.in_pause() && next == Step::Reopen {
-            self.progress.re_opens = self.progress.re_opens.saturating_add(1);
+        if self.step.in_pause() && matches!(next, Step::Reopen | Step::Reread) {
+            self.note_spoiled(now);
         }
-        if signal == Signal::Hopeless && next == Step::Abort {
-            let why = self.progress.trouble.clone();
+        if next == Step::Abort {
+            let why = match signal {
+                Signal::Forgotten => Some("the target lost its copy".to_owned()),
+                _ => self.progress.trouble.clone(),
+            };
+            let what = self.step.what();
             self.abort
-                .get_or_insert_with(|| why.unwrap_or_else(|| "it can't succeed".into()));
+                .get_or_insert_with(|| why.unwrap_or_else(|| format!("{what} can't succeed")));
         }
-        if signal == Signal::Forgotten && next == Step::Abort {
-            self.abort
-                .get_or_insert_with(|| "the target lost its copy".into());
+        if next == Step::Reread && self.strays > 1 {
+            // The record is what it was the last time: no hurry to find that out again.
+            self.step = next;
+            self.show(now);
+            return self.wait_to_retry(now);
         }
         self.enter(now, next);
-    }
-
-    /// Turns failures beyond the budget into what gives up, where giving up is possible.
-    fn budgeted(&mut self, now: Now, signal: Signal) -> Signal {
-        let retries = matches!(signal, Signal::Again | Signal::Lost | Signal::Forgotten);
-        if !retries {
-            return signal;
-        }
-        self.failures = self.failures.saturating_add(1);
-        let farewell = matches!(
-            self.step,
-            Step::AbortSource | Step::DiscardTarget | Step::Release
-        );
-        let budget = if farewell { FAREWELL_MAX } else { FAILURES_MAX };
-        if self.step.in_pause() && signal == Signal::Again && now >= self.facts.pause_ends {
-            return Signal::Spoiled;
-        }
-        let may_give_up = farewell || (self.step.may_abort() && self.step != Step::Reread);
-        if self.failures > budget && may_give_up && !self.step.is_swap() {
-            return Signal::Hopeless;
-        }
-        // After Activate nothing is given up, but another driver may have gone on: the record says so.
-        let look =
-            self.failures.is_multiple_of(LOOK_EVERY) && self.step.after(Signal::Lost).is_some();
-        if signal == Signal::Again && look && !self.step.may_abort() {
-            return Signal::Lost;
-        }
-        signal
-    }
-
-    pub(super) fn wait_to_retry(&mut self, now: Now) {
-        let doublings = self.failures.min(10);
-        let ms = BACKOFF_MIN_MS
-            .saturating_mul(1 << doublings)
-            .min(if self.step.in_pause() {
-                BACKOFF_MIN_MS
-            } else {
-                BACKOFF_MAX_MS
-            });
-        self.wait(Timer::Backoff, now.plus_ms(ms));
-    }
-
-    pub(super) fn wait(&mut self, timer: Timer, at: Now) {
-        self.waiting = Some((timer, at));
-        self.out.push_back(Action::SetTimer { timer, at });
     }
 
     pub(super) fn swap(&mut self, record: PlacementRecord) {
@@ -425,6 +310,19 @@ impl Machine {
             && step.may_abort()
             && !matches!(step, Step::Begin | Step::TakeOver | Step::Reread);
         let step = if give_up { Step::Abort } else { step };
+        if step == Step::Reopen && std::mem::take(&mut self.facts.pause.open) {
+            self.progress.re_opens = self.progress.re_opens.saturating_add(1);
+            self.facts.catch_up = CatchUp::starting(self.next_pause(now));
+        }
+        if step.in_pause()
+            && self
+                .facts
+                .pause
+                .doing
+                .is_none_or(|(what, _)| what != step.what())
+        {
+            self.facts.pause.doing = Some((step.what(), now));
+        }
         self.step = step;
         self.show(now);
         self.ask(now);
@@ -438,7 +336,10 @@ impl Machine {
                 .migration
                 .as_ref()
                 .map_or(Phase::Done, |m| m.phase),
-            None if matches!(self.step, Step::Reread | Step::TakeOver) => self.progress.phase,
+            // An abort is one once its swap has won; until then the shard may still be given away.
+            None if matches!(self.step, Step::Reread | Step::TakeOver | Step::Abort) => {
+                self.progress.phase
+            }
             // A driver that resumed goes through early steps again, but nothing goes back.
             None => match self.record.migration.as_ref().map(|m| m.phase) {
                 Some(reached) if reached.before_activate() => self.step.phase().max(reached),
@@ -467,43 +368,36 @@ impl Machine {
     }
 
     pub(super) fn trouble(&mut self, what: String) {
+        let what = Some(what).filter(|what| !what.trim().is_empty());
+        let what = what.unwrap_or_else(|| format!("{} failed without a reason", self.step.what()));
+        if self.step.in_pause() {
+            self.facts.pause.trouble = Some(what.clone());
+        }
         self.progress.trouble = Some(what);
     }
 
-    /// The source says what the placement holds; it read that itself.
-    pub(super) fn source_read(&mut self, record: PlacementRecord) -> Signal {
-        if record.shard != self.record.shard || record.revision <= self.record.revision {
-            return Signal::Lost;
+    pub(super) fn last_trouble(&self) -> String {
+        let last = self.progress.trouble.clone();
+        last.unwrap_or_else(|| "it gave no reason".into())
+    }
+
+    /// Says which step of the pause did not fit, and how long it took.
+    fn note_spoiled(&mut self, now: Now) {
+        let pause = &self.facts.pause;
+        let (what, since) = pause.doing.unwrap_or((self.step.what(), now));
+        let mut why = format!(
+            "{what} took {} ms of the pause's {} ms",
+            now.since_ms(since),
+            self.config.config().pause_max_ms
+        );
+        if let Some(lag) = pause.lag.filter(|lag| *lag > 0) {
+            why = format!("{why}, with {lag} records still missing at the target");
         }
-        self.record = record;
-        self.standing()
-    }
-
-    fn driver_term(&self) -> Option<DriverTerm> {
-        let migration = self.record.migration.as_ref();
-        migration.filter(|m| m.id == self.id).map(|m| m.driver_term)
-    }
-
-    fn learn_term(&mut self) {
-        if self.term.is_none() {
-            self.term = self.driver_term();
+        if let Some(trouble) = &pause.trouble {
+            why = format!("{why}: {trouble}");
         }
-    }
-
-    fn is_final(&self) -> bool {
-        self.record
-            .migration
-            .as_ref()
-            .filter(|m| m.id == self.id)
-            .is_none_or(|m| m.phase.is_final())
-    }
-
-    pub(super) fn claim(&self) -> Claim {
-        let term = self.record.migration.as_ref().map(|m| m.driver_term);
-        Claim {
-            migration: self.id,
-            driver_term: term.unwrap_or_default(),
-        }
+        self.facts.pause.spoiled = Some(why.clone());
+        self.progress.trouble = Some(why);
     }
 }
 

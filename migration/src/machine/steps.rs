@@ -78,6 +78,8 @@ names! {
         CompareTarget,
         /// Wait for the grace time's end.
         Grace,
+        /// Swap: how much of the grace time is over, so that a restart goes on from there.
+        NoteGrace,
         /// Swap: the frozen copy's deletion is decided.
         BeginRetire,
         /// Source: delete it.
@@ -132,7 +134,9 @@ names! {
 }
 
 impl Step {
-    /// The phase it shows as.
+    /// The phase it shows as. Asking for the activation is the delta pass's end: the source may still refuse and
+    /// re-open, so Activate is shown only once a record says that the target owns the shard, and there is no way
+    /// back from it.
     #[must_use]
     pub const fn phase(self) -> Phase {
         match self {
@@ -155,15 +159,12 @@ impl Step {
             | Self::Reread => Phase::DualWrite,
             Self::Quiesce => Phase::StopDualWrite,
             Self::Drain => Phase::Drain,
-            Self::LastMissing | Self::LastShip | Self::Verify => Phase::DeltaPass,
-            Self::Activate
-            | Self::BecomeOwner
-            | Self::Release
-            | Self::Files
-            | Self::EnterCleanup => Phase::Activate,
+            Self::LastMissing | Self::LastShip | Self::Verify | Self::Activate => Phase::DeltaPass,
+            Self::BecomeOwner | Self::Release | Self::Files | Self::EnterCleanup => Phase::Activate,
             Self::CompareSource
             | Self::CompareTarget
             | Self::Grace
+            | Self::NoteGrace
             | Self::BeginRetire
             | Self::Retire
             | Self::FinishCleanup => Phase::Cleanup,
@@ -172,10 +173,49 @@ impl Step {
         }
     }
 
+    /// What it does, for the reasons that people read: "... took 40 ms", "gave up ...".
+    #[must_use]
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Begin => "beginning the migration",
+            Self::TakeOver => "taking the migration over",
+            Self::Prepare => "the source's prechecks",
+            Self::BeginTarget => "hosting a copy at the target",
+            Self::EnterBulkCopy => "entering bulk-copy",
+            Self::Checkpoint => "making the checkpoint",
+            Self::Pull | Self::Copying => "the copy of the checkpoint",
+            Self::ForwardCopy | Self::Forward => "forwarding",
+            Self::EnterDualWrite => "entering dual-write",
+            Self::Status => "asking the source how it stands",
+            Self::Missing => "asking the target what it misses",
+            Self::Ship => "a delta round",
+            Self::RaiseAttempt => "raising the attempt",
+            Self::Quiesce => "closing the gate",
+            Self::Drain => "the drain",
+            Self::LastMissing | Self::LastShip => "the delta pass",
+            Self::Verify => "the target's verification",
+            Self::Activate => "giving the shard away",
+            Self::Reopen => "re-opening the source",
+            Self::Reread => "reading the placement",
+            Self::BecomeOwner => "the target's taking over",
+            Self::Release => "releasing the parked requests",
+            Self::Files => "asking for the copied files",
+            Self::EnterCleanup => "entering cleanup",
+            Self::CompareSource | Self::CompareTarget => "the comparison of the copies",
+            Self::Grace | Self::NoteGrace => "the grace time",
+            Self::BeginRetire | Self::Retire => "deleting the old copy",
+            Self::FinishCleanup => "ending the migration",
+            Self::Abort => "aborting",
+            Self::AbortSource => "telling the source of the abort",
+            Self::DiscardTarget => "deleting the target's copy",
+            Self::Over => "nothing",
+        }
+    }
+
     /// Whether an abort may still be asked for.
     #[must_use]
     pub const fn may_abort(self) -> bool {
-        self.phase().before_activate() || matches!(self, Self::Activate)
+        self.phase().before_activate()
     }
 
     /// Whether the step is a swap.
@@ -189,6 +229,7 @@ impl Step {
                 | Self::EnterDualWrite
                 | Self::RaiseAttempt
                 | Self::EnterCleanup
+                | Self::NoteGrace
                 | Self::BeginRetire
                 | Self::FinishCleanup
                 | Self::Abort
@@ -225,7 +266,9 @@ impl Step {
             },
             Signal::Wait => match self {
                 Self::Copying => Some(Self::Copying),
+                Self::Status => Some(Self::Forward),
                 Self::Missing => Some(Self::Status),
+                Self::LastMissing | Self::Verify => Some(Self::LastMissing),
                 _ => None,
             },
             Signal::Spoiled => {
@@ -292,6 +335,7 @@ impl Step {
             Self::EnterCleanup => Self::CompareSource,
             Self::CompareSource | Self::CompareTarget => Self::Grace,
             Self::Grace => Self::BeginRetire,
+            Self::NoteGrace => Self::Grace,
             Self::BeginRetire => Self::Retire,
             Self::Retire => Self::FinishCleanup,
             Self::FinishCleanup => Self::Over,
@@ -307,11 +351,13 @@ impl Step {
         Some(match self {
             // The record is past it already: a driver resumed.
             Self::EnterBulkCopy => Self::Forward,
+            // The copy stands still: its fetching may have died with the target's process.
+            Self::Copying => Self::Pull,
             Self::Status => Self::Forward,
             Self::Missing => Self::Ship,
             Self::LastMissing => Self::LastShip,
-            Self::Verify => Self::LastMissing,
             Self::CompareSource | Self::CompareTarget => Self::CompareSource,
+            Self::Grace => Self::NoteGrace,
             _ => return None,
         })
     }

@@ -94,12 +94,14 @@ pub enum Request {
         /// On whose behalf.
         env: Envelope,
     },
-    /// To the source: send these records to the target, and answer when it has them durably. -> `Shipped`
+    /// To the source: send these records to the target, in order, and answer when it has them durably. -> `Shipped`
     Ship {
         /// On whose behalf.
         env: Envelope,
         /// Which.
         ranges: Vec<SeqRange>,
+        /// Begin no further call once so many bytes of bodies are sent; what is left is asked for again.
+        max_bytes: u64,
     },
     /// To the source: close the gate. -> `Quiesced`
     Quiesce {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use watershed_wal::hex_id::hex_u128;
 use watershed_wal::{Epoch, InstanceId, Seq, SeqRange, Term, TermStart};
 
 use super::data::{DataEntry, EntryVersion};
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::evidence::{SourceMarks, TargetMarks};
 use crate::placement::PlacementRecord;
-use crate::words::{NodeId, hex_u128};
+use crate::words::NodeId;
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The source's role in a migration: the pure guard between what a driver asks and what the owner does.
 //!
 //! ```text
-//! Serving -> Closing -> Quiesced -> Drained -> Noting -> Swapping -> GaveAway -> Retired
+//! Serving -> Closing -> Quiesced -> Drained -> Noting -> Swapping -> GaveAway -> Retiring -> Retired
 //!    ^                     |           |          (only a record)       |
 //!    +---------------------+-----------+--------------------------------+
 //! ```
@@ -18,8 +18,12 @@
 //!    placement holds both, so a restart forgets nothing.)
 //! 5. No read is answered from the drain until it re-opens.
 //! 6. After a restart with a note it serves nothing before a record was read.
-//! 7. The copy is deleted only once a record names it as frozen and retiring.
+//! 7. The copy is deleted only once a record names it as frozen and retiring; the deletion is asked for once, and
+//!    again only after it failed.
 
+mod commands;
+mod outcomes;
+mod record;
 mod replies;
 mod role;
 mod states;

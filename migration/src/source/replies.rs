@@ -64,7 +64,7 @@ impl SourceRole {
             kind,
             format!("source {node}, shard {shard}, {state}: {what}"),
         );
-        if let State::GaveAway(record) = &self.state {
+        if let State::GaveAway(record) | State::Retiring(record) = &self.state {
             refused.owner = Some((record.owner.clone(), record.epoch));
         }
         self.reply(call, Response::Refused(refused));

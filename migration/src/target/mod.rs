@@ -17,6 +17,9 @@
 //!    copy and this migration's activation; and it serves only once its start record is durable.
 //! 5. It deletes itself only after it has read that the migration is aborted, or that another took its place.
 
+mod outcomes;
+mod record;
+mod replies;
 mod role;
 
 use serde::{Deserialize, Serialize};

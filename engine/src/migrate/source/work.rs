@@ -118,7 +118,9 @@ impl Work {
                 target_instance, ..
             } => self.start_forward(target_instance).await,
             Request::SourceStatus { .. } => Ok(Response::SourceState(self.status())),
-            Request::Ship { ranges, .. } => self.ship(ranges).await,
+            Request::Ship {
+                ranges, max_bytes, ..
+            } => self.ship(ranges, max_bytes).await,
             Request::ComparePage { after, limit, .. } => {
                 let store = self.hosted.store().map_err(refused)?;
                 self.blocking(move || compare::page(&store, after.as_deref(), limit))
@@ -348,8 +350,9 @@ impl Work {
         }
     }
 
-    /// A delta round: exactly these records, in calls of many, each durable at the target when it returns.
-    async fn ship(&self, ranges: Vec<SeqRange>) -> Result<Response, Refused> {
+    /// A delta round: these records in order, in calls of many, each durable at the target when it returns. No call
+    /// is begun once `max_bytes` are on their way: the driver asks for the rest by itself.
+    async fn ship(&self, ranges: Vec<SeqRange>, max_bytes: u64) -> Result<Response, Refused> {
         let peer = Peer::new(&self.node, self.target().await?);
         let Some(env) = lock(&self.state).env.as_ref().map(|env| *lock(env)) else {
             return Err(Refused::new(
@@ -360,7 +363,7 @@ impl Work {
         let mut rest: VecDeque<SeqRange> = ranges.into();
         let mut calls = JoinSet::new();
         let (mut shipped, mut bytes) = (0, 0);
-        while !rest.is_empty() {
+        while !rest.is_empty() && bytes < max_bytes {
             let log = self.hosted.log.clone();
             let (records, left) = self.blocking(move || gather(&log, rest)).await?;
             rest = left;
