@@ -5,6 +5,7 @@
 //! LOCK          held by flock while an engine is open; the system frees it with the process
 //! wal/          the log                        shards/<id>-<instance>/   one RocksDB for each hosting
 //! placement/    the map of owners, where the engine keeps its own
+//! seen          the highest epoch and revision seen of each shard in any placement (rule 16)
 //! incoming/, checkpoints/, certificates/       of migrations
 //! ```
 //!
@@ -103,6 +104,10 @@ impl DataDir {
 
     pub(crate) fn placement(&self) -> PathBuf {
         self.root.join("placement")
+    }
+
+    pub(crate) fn seen(&self) -> PathBuf {
+        self.root.join("seen")
     }
 
     pub(crate) fn is_making(&self) -> Result<bool, Error> {

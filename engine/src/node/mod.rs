@@ -34,7 +34,7 @@ use crate::Error;
 use crate::datadir::DataDir;
 use crate::link::Link;
 use crate::migrate::Migrations;
-use crate::placement::Placement;
+use crate::placement::{Placement, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv, Version};
 use crate::sync;
@@ -62,7 +62,9 @@ pub(crate) struct NodeInner {
     data: DataDir,
     pub(crate) log: Log,
     pub(crate) env: StoreEnv,
+    /// The placement behind the witness: what it says is never older than what was seen before.
     pub(crate) placement: Arc<dyn Placement>,
+    witness: Arc<Witness>,
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) migrations: Migrations,
@@ -173,8 +175,7 @@ impl Node {
         self.data.shard(shard, instance)
     }
 
-    /// Called with each newer record that migrations read. Requests read the placement when they need it, so nothing
-    /// is kept of it here.
+    /// Called with each newer record that migrations read. What must be kept of it the [`Witness`] has kept.
     pub(crate) fn saw(&self, record: &PlacementRecord) {
         tracing::debug!(shard = %record.shard, owner = %record.owner, epoch = %record.epoch, "placement");
     }

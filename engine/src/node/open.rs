@@ -21,7 +21,7 @@ use crate::Error;
 use crate::datadir::DataDir;
 use crate::migrate::{self, Migrations};
 use crate::options::{DEFAULT_SHARDS, EngineOptions};
-use crate::placement::{ClusterInfo, FilePlacement, Placement};
+use crate::placement::{ClusterInfo, FilePlacement, Placement, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv};
 
@@ -37,6 +37,9 @@ impl Node {
             Some(placement) => placement,
             None => Arc::new(FilePlacement::open(data.placement())?),
         };
+        let runtime = tokio::runtime::Handle::current();
+        let witness = Witness::open(placement, id.clone(), &data.seen(), runtime.clone())?;
+        let witness = Arc::new(witness);
         let wal = data.wal();
         let storage = DirStorage::new(&wal).map_err(|error| Error::io("open", &wal, error))?;
         let (log, report) =
@@ -45,7 +48,7 @@ impl Node {
                 source: Arc::new(error),
             })?;
         log_report(&report);
-        let cluster = join_cluster(&*placement, options.shards).await?;
+        let cluster = join_cluster(&*witness, options.shards).await?;
         let pool = ApplyPool::start(APPLY_THREADS)
             .map_err(|error| Error::io("start threads for", dir, error))?;
         let node = Self(Arc::new(NodeInner {
@@ -54,9 +57,10 @@ impl Node {
             data,
             log,
             env: StoreEnv::new(&options.store)?,
-            placement,
+            placement: witness.clone(),
+            witness,
             link: options.link,
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
             migrations: Migrations::new(options.migrations_at_once),
             shards: cluster.shards,
             pool,
@@ -77,11 +81,30 @@ impl Node {
     }
 
     async fn host_everything(&self) -> Result<(), Error> {
+        self.check_placement().await?;
         self.host_known().await?;
         self.create_missing().await?;
         self.check_owned().await?;
         migrate::resume(self).await;
         keep::Keeper::start(self)
+    }
+
+    /// Refuses a placement that went back in time before anything is begun or deleted by its word (rule 16).
+    async fn check_placement(&self) -> Result<(), Error> {
+        let records = self.placement.list().await?;
+        for log in self.log.instances() {
+            let (shard, instance) = (log.shard(), log.id());
+            let Some(record) = records.iter().find(|record| record.shard == shard) else {
+                self.witness.may_delete(shard, instance)?;
+                continue;
+            };
+            if let Some(last) = log.terms().last()
+                && last.term.epoch > record.epoch
+            {
+                return Err(Error::older_placement(shard, record.epoch, last.term.epoch));
+            }
+        }
+        Ok(())
     }
 
     /// Hosts what the log knows.

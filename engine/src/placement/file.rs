@@ -15,10 +15,14 @@ use tokio::sync::{oneshot, watch};
 use watershed_migration::{PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
-use super::journal::{self, Entry, Journal, State};
+use super::journal::{self, Journal, Ledger};
+use super::map::{Entry, Map, Removed};
 use super::{ClusterInfo, Placement, PlacementError};
 use crate::link::BoxFuture;
 use crate::sync;
+
+/// The journal of changes, in the placement's directory.
+pub(super) const NAME: &str = "journal";
 
 type Job = Box<dyn FnOnce(&mut Writer) + Send>;
 
@@ -32,7 +36,7 @@ pub struct FilePlacement {
 struct Shared {
     dir: PathBuf,
     /// The durable map, or why it is not known any more.
-    state: RwLock<Result<State, PlacementError>>,
+    state: RwLock<Result<Map, PlacementError>>,
     changes: watch::Sender<u64>,
 }
 
@@ -53,7 +57,7 @@ impl FilePlacement {
         let dir = dir.as_ref();
         make_dir(dir).map_err(|error| PlacementError::io("create", dir, error))?;
         let lock = lock(dir)?;
-        let (journal, state) = Journal::open(dir)?;
+        let (journal, state) = Journal::open(&dir.join(NAME))?;
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
             state: RwLock::new(Ok(state)),
@@ -83,13 +87,13 @@ impl FilePlacement {
     pub fn read_dir(
         dir: impl AsRef<Path>,
     ) -> Result<(Option<ClusterInfo>, Vec<PlacementRecord>), PlacementError> {
-        let path = dir.as_ref().join(journal::NAME);
+        let path = dir.as_ref().join(NAME);
         let bytes = fs::read(&path).map_err(|error| PlacementError::io("read", &path, error))?;
-        let state = journal::parse(&path, &bytes)?.state;
+        let state: Map = journal::parse(&path, &bytes)?.state;
         Ok((state.cluster, state.records.into_values().collect()))
     }
 
-    fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, PlacementError> {
+    fn look<T>(&self, look: impl FnOnce(&Map) -> T) -> Result<T, PlacementError> {
         match &*sync::read(&self.shared.state) {
             Ok(state) => Ok(look(state)),
             Err(error) => Err(error.clone()),
@@ -115,7 +119,7 @@ impl FilePlacement {
 }
 
 impl Writer {
-    fn state(&self) -> Result<State, PlacementError> {
+    fn state(&self) -> Result<Map, PlacementError> {
         sync::read(&self.shared.state).clone()
     }
 
@@ -174,9 +178,7 @@ impl Writer {
                     offered: record.revision,
                 });
             }
-            (None, Some(removed)) => {
-                record.revision = record.revision.max(Revision(removed.0.saturating_add(1)))
-            }
+            (None, Some(removed)) => removed.go_on(&mut record),
             _ => {}
         }
         self.commit(Entry::Record(Box::new(record.clone())))?;
@@ -186,10 +188,9 @@ impl Writer {
     fn remove(&mut self, shard: ShardId, expected: Revision) -> Result<(), PlacementError> {
         let state = self.state()?;
         match state.records.get(&shard) {
-            Some(current) if current.revision == expected => self.commit(Entry::Removed {
-                shard,
-                revision: Revision(expected.0.saturating_add(1)),
-            }),
+            Some(current) if current.revision == expected => {
+                self.commit(Entry::Removed(Removed::of(current)))
+            }
             current => Err(PlacementError::Conflict {
                 shard,
                 current: current.cloned().map(Box::new),
