@@ -14,12 +14,14 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use watershed_migration::NodeId;
 use watershed_wal::{InstanceId, ShardId};
 
 use crate::Error;
+use crate::sync::lock;
 
 /// The format that this version writes, and the newest it reads.
 const FORMAT: u32 = 1;
@@ -41,7 +43,7 @@ pub(crate) struct DataDir {
     root: PathBuf,
     node: NodeId,
     /// Held while the engine is open.
-    lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl DataDir {
@@ -62,13 +64,13 @@ impl DataDir {
             });
         }
         let path = root.join(LOCK_FILE);
-        let lock = File::options()
+        let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
             .map_err(|error| Error::io("open", &path, error))?;
-        match lock.try_lock() {
+        match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Locked { dir: root.into() }),
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
@@ -76,7 +78,7 @@ impl DataDir {
         Ok(Self {
             root: root.into(),
             node: found,
-            lock: Some(lock),
+            lock: Mutex::new(Some(file)),
         })
     }
 
@@ -86,8 +88,16 @@ impl DataDir {
         Ok(Self {
             root: root.into(),
             node,
-            lock: None,
+            lock: Mutex::default(),
         })
+    }
+
+    /// Frees the directory for others, whatever still refers to this engine.
+    pub(crate) fn release(&self) {
+        if let Some(file) = lock(&self.lock).take() {
+            // By name: a child process that is being started may hold a copy of the handle for a moment.
+            let _ = file.unlock();
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -129,15 +139,6 @@ impl DataDir {
 
     pub(crate) fn shard(&self, shard: ShardId, instance: InstanceId) -> PathBuf {
         self.root.join("shards").join(format!("{shard}-{instance}"))
-    }
-}
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        if let Some(lock) = &self.lock {
-            // The system frees it with the file in any case.
-            let _ = lock.unlock();
-        }
     }
 }
 

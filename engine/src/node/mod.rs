@@ -34,7 +34,7 @@ use crate::Error;
 use crate::datadir::DataDir;
 use crate::link::Link;
 use crate::migrate::Migrations;
-use crate::placement::{Placement, Witness};
+use crate::placement::{FilePlacement, Placement, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv, Version};
 use crate::sync;
@@ -65,6 +65,8 @@ pub(crate) struct NodeInner {
     /// The placement behind the witness: what it says is never older than what was seen before.
     pub(crate) placement: Arc<dyn Placement>,
     witness: Arc<Witness>,
+    /// The placement, where it is the engine's own and so closes with it.
+    own_placement: Option<Arc<FilePlacement>>,
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) migrations: Migrations,
@@ -205,6 +207,15 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
         *sync::write(&self.alive) = false;
+    }
+
+    /// The last step of closing, when nothing runs any more: others may have the directory. Forgotten futures and scans
+    /// may hold on to this node for ever.
+    pub(crate) fn release(&self) {
+        if let Some(placement) = &self.own_placement {
+            placement.close();
+        }
+        self.data.release();
     }
 
     fn close_blocking(&self) -> Result<(), Error> {

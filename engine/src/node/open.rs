@@ -33,9 +33,12 @@ impl Node {
     pub(crate) async fn open(options: EngineOptions, dir: &Path) -> Result<Self, Error> {
         let id = options.node_id()?;
         let data = DataDir::open(dir, &id)?;
-        let placement: Arc<dyn Placement> = match options.placement {
-            Some(placement) => placement,
-            None => Arc::new(FilePlacement::open(data.placement())?),
+        let (placement, own_placement): (Arc<dyn Placement>, _) = match options.placement {
+            Some(placement) => (placement, None),
+            None => {
+                let own = Arc::new(FilePlacement::open(data.placement())?);
+                (own.clone(), Some(own))
+            }
         };
         let runtime = tokio::runtime::Handle::current();
         let witness = Witness::open(placement, id.clone(), &data.seen(), runtime.clone())?;
@@ -59,6 +62,7 @@ impl Node {
             env: StoreEnv::new(&options.store)?,
             placement: witness.clone(),
             witness,
+            own_placement,
             link: options.link,
             runtime,
             migrations: Migrations::new(options.migrations_at_once),
@@ -75,6 +79,7 @@ impl Node {
             // The lock and the files must be free again when the caller reads the error.
             let closed = node.close().await;
             tracing::debug!(?closed, "closed after a failed opening");
+            node.release();
             return Err(error);
         }
         Ok(node)
