@@ -5,6 +5,7 @@
 //! LOCK          held by flock while an engine is open; the system frees it with the process
 //! wal/          the log                        shards/<id>-<instance>/   one RocksDB for each hosting
 //! placement/    the map of owners, where the engine keeps its own
+//! seen          the highest epoch and revision seen of each shard in any placement (rule 16)
 //! incoming/, checkpoints/, certificates/       of migrations
 //! ```
 //!
@@ -13,12 +14,14 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use watershed_migration::NodeId;
 use watershed_wal::{InstanceId, ShardId};
 
 use crate::Error;
+use crate::sync::lock;
 
 /// The format that this version writes, and the newest it reads.
 const FORMAT: u32 = 1;
@@ -40,7 +43,7 @@ pub(crate) struct DataDir {
     root: PathBuf,
     node: NodeId,
     /// Held while the engine is open.
-    lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl DataDir {
@@ -61,13 +64,13 @@ impl DataDir {
             });
         }
         let path = root.join(LOCK_FILE);
-        let lock = File::options()
+        let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
             .map_err(|error| Error::io("open", &path, error))?;
-        match lock.try_lock() {
+        match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Locked { dir: root.into() }),
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
@@ -75,7 +78,7 @@ impl DataDir {
         Ok(Self {
             root: root.into(),
             node: found,
-            lock: Some(lock),
+            lock: Mutex::new(Some(file)),
         })
     }
 
@@ -85,8 +88,16 @@ impl DataDir {
         Ok(Self {
             root: root.into(),
             node,
-            lock: None,
+            lock: Mutex::default(),
         })
+    }
+
+    /// Frees the directory for others, whatever still refers to this engine.
+    pub(crate) fn release(&self) {
+        if let Some(file) = lock(&self.lock).take() {
+            // By name: a child process that is being started may hold a copy of the handle for a moment.
+            let _ = file.unlock();
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -103,6 +114,10 @@ impl DataDir {
 
     pub(crate) fn placement(&self) -> PathBuf {
         self.root.join("placement")
+    }
+
+    pub(crate) fn seen(&self) -> PathBuf {
+        self.root.join("seen")
     }
 
     pub(crate) fn is_making(&self) -> Result<bool, Error> {
@@ -129,15 +144,6 @@ impl DataDir {
     /// Where the directories of all copies are.
     pub(crate) fn shards(&self) -> PathBuf {
         self.root.join("shards")
-    }
-}
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        if let Some(lock) = &self.lock {
-            // The system frees it with the file in any case.
-            let _ = lock.unlock();
-        }
     }
 }
 

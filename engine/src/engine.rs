@@ -276,9 +276,10 @@ impl Inner {
             } = open;
             let closed = runtime.block_on(node.close());
             node.retire_requests();
-            drop((node, service));
+            drop(service);
             // Joins its threads.
             drop(runtime);
+            node.release();
             closed
         })
     }

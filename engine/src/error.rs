@@ -180,18 +180,6 @@ pub enum Error {
         /// What is wrong and what to do.
         what: String,
     },
-    /// A placement older than one this node has seen: restored from a backup (rule 16).
-    #[error(
-        "the placement says epoch {found} for shard {shard}, but this node has seen epoch {seen}: the placement went back in time; restore a newer one"
-    )]
-    PlacementWentBack {
-        /// The shard.
-        shard: ShardId,
-        /// The epoch in the placement.
-        found: Epoch,
-        /// The highest epoch this node has durably seen.
-        seen: Epoch,
-    },
     /// A shard's directory and the log disagree.
     #[error("shard {shard}: {what}")]
     Inconsistent {
@@ -294,6 +282,16 @@ impl Error {
             shard,
             what: what.into(),
         }
+    }
+
+    /// The log itself knows of a newer epoch than the placement.
+    pub(crate) fn older_placement(shard: ShardId, found: Epoch, logged: Epoch) -> Self {
+        Self::inconsistent(
+            shard,
+            format!(
+                "the placement says epoch {found}, and the log has records of epoch {logged}: the placement went back in time; restore its newest copy"
+            ),
+        )
     }
 
     /// The message for a read beyond what a shard holds.

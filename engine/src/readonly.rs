@@ -17,13 +17,16 @@ use watershed_wal::{
 
 use crate::Error;
 use crate::datadir::DataDir;
-use crate::placement::{ClusterInfo, FilePlacement};
+use crate::placement::{ClusterInfo, FilePlacement, PlacementError, SeenBefore};
 use crate::shard_of::{hash, shard_of};
 use crate::status::{EngineStatus, ShardRole, ShardStatus};
 use crate::store::{Entry, ScanOptions, Store, StoreEnv, StoreLimits, StoreSnapshot, Version};
 
 /// What is unflushed of a key: a value, or its deletion.
 type Unflushed = BTreeMap<Bytes, (Version, Option<Bytes>)>;
+
+/// How often what a node has seen and its placement are read until they fit together.
+const READ_ATTEMPTS: u32 = 5;
 
 /// An engine's directory, open for reading.
 #[derive(Debug)]
@@ -198,7 +201,18 @@ fn read_placement(data: &DataDir) -> Result<(ClusterInfo, Vec<PlacementRecord>),
         }
         _ => own,
     };
-    let (cluster, records) = FilePlacement::read_dir(&dir)?;
+    let mut attempts_left = READ_ATTEMPTS;
+    let (cluster, records) = loop {
+        let seen = SeenBefore::read(&data.seen())?;
+        let (cluster, records) = FilePlacement::read_dir(&dir)?;
+        attempts_left -= 1;
+        match seen.admit(&records) {
+            Ok(()) => break (cluster, records),
+            // An engine may have dropped the shard between the two looks; the next two are of after that.
+            Err(PlacementError::WentBack { found: None, .. }) if attempts_left > 0 => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
     let cluster = cluster.ok_or_else(|| Error::NotADataDirectory {
         dir: data.root().into(),
         reason: "its cluster has not been made yet: open it for writing once".into(),

@@ -126,7 +126,7 @@ impl Write {
             body,
             conditions: self.conditions,
             durability: self.durability,
-            deadline: self.deadline.map(|within| Instant::now() + within),
+            deadline: self.deadline.and_then(after),
         };
         for condition in &request.conditions {
             check_key(&condition.key)?;
@@ -140,6 +140,11 @@ impl Write {
         }
         node.write(shard, &request, inline).await
     }
+}
+
+/// The moment `within` from now; `None` where it is beyond what a clock can tell, and so no limit.
+fn after(within: Duration) -> Option<Instant> {
+    Instant::now().checked_add(within)
 }
 
 fn encode(node: &Node, what: What, named: Option<ShardId>) -> Result<(ShardId, Bytes), Error> {
@@ -222,7 +227,7 @@ impl<T: Send + 'static> Read<T> {
         for key in &self.keys {
             check_key(key)?;
         }
-        let deadline = self.deadline.map(|within| Instant::now() + within);
+        let deadline = self.deadline.and_then(after);
         let groups = group_by_shard(&node, &self.keys, self.shard);
         let mut found = vec![None; self.keys.len()];
         for (shard, places) in groups {

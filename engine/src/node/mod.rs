@@ -35,7 +35,7 @@ use crate::Error;
 use crate::datadir::DataDir;
 use crate::link::Link;
 use crate::migrate::Migrations;
-use crate::placement::Placement;
+use crate::placement::{FilePlacement, Placement, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv, Version};
 use crate::sync;
@@ -63,7 +63,11 @@ pub(crate) struct NodeInner {
     data: DataDir,
     pub(crate) log: Log,
     pub(crate) env: StoreEnv,
+    /// The placement behind the witness: what it says is never older than what was seen before.
     pub(crate) placement: Arc<dyn Placement>,
+    witness: Arc<Witness>,
+    /// The placement, where it is the engine's own and so closes with it.
+    own_placement: Option<Arc<FilePlacement>>,
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) migrations: Migrations,
@@ -174,8 +178,7 @@ impl Node {
         self.data.shard(shard, instance)
     }
 
-    /// Called with each newer record that migrations read. Requests read the placement when they need it, so nothing
-    /// is kept of it here.
+    /// Called with each newer record that migrations read. What must be kept of it the [`Witness`] has kept.
     pub(crate) fn saw(&self, record: &PlacementRecord) {
         tracing::debug!(shard = %record.shard, owner = %record.owner, epoch = %record.epoch, "placement");
     }
@@ -205,6 +208,15 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
         *sync::write(&self.alive) = false;
+    }
+
+    /// The last step of closing, when nothing runs any more: others may have the directory. Forgotten futures and scans
+    /// may hold on to this node for ever.
+    pub(crate) fn release(&self) {
+        if let Some(placement) = &self.own_placement {
+            placement.close();
+        }
+        self.data.release();
     }
 
     fn close_blocking(&self) -> Result<(), Error> {

@@ -23,7 +23,7 @@ use crate::Error;
 use crate::datadir::DataDir;
 use crate::migrate::{self, Migrations};
 use crate::options::{DEFAULT_SHARDS, EngineOptions};
-use crate::placement::{ClusterInfo, FilePlacement, Placement};
+use crate::placement::{ClusterInfo, FilePlacement, Placement, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv};
 
@@ -35,10 +35,16 @@ impl Node {
     pub(crate) async fn open(options: EngineOptions, dir: &Path) -> Result<Self, Error> {
         let id = options.node_id()?;
         let data = DataDir::open(dir, &id)?;
-        let placement: Arc<dyn Placement> = match options.placement {
-            Some(placement) => placement,
-            None => Arc::new(FilePlacement::open(data.placement())?),
+        let (placement, own_placement): (Arc<dyn Placement>, _) = match options.placement {
+            Some(placement) => (placement, None),
+            None => {
+                let own = Arc::new(FilePlacement::open(data.placement())?);
+                (own.clone(), Some(own))
+            }
         };
+        let runtime = tokio::runtime::Handle::current();
+        let witness = Witness::open(placement, id.clone(), &data.seen(), runtime.clone())?;
+        let witness = Arc::new(witness);
         let wal = data.wal();
         let storage = DirStorage::new(&wal).map_err(|error| Error::io("open", &wal, error))?;
         let (log, report) =
@@ -47,7 +53,7 @@ impl Node {
                 source: Arc::new(error),
             })?;
         log_report(&report);
-        let cluster = join_cluster(&*placement, options.shards).await?;
+        let cluster = join_cluster(&*witness, options.shards).await?;
         let pool = ApplyPool::start(APPLY_THREADS)
             .map_err(|error| Error::io("start threads for", dir, error))?;
         let node = Self(Arc::new(NodeInner {
@@ -56,9 +62,11 @@ impl Node {
             data,
             log,
             env: StoreEnv::new(&options.store)?,
-            placement,
+            placement: witness.clone(),
+            witness,
+            own_placement,
             link: options.link,
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
             migrations: Migrations::new(options.migrations_at_once),
             shards: cluster.shards,
             pool,
@@ -73,12 +81,14 @@ impl Node {
             // The lock and the files must be free again when the caller reads the error.
             let closed = node.close().await;
             tracing::debug!(?closed, "closed after a failed opening");
+            node.release();
             return Err(error);
         }
         Ok(node)
     }
 
     async fn host_everything(&self) -> Result<(), Error> {
+        self.check_placement().await?;
         let expected = migrate::expected_receivers(&self.dir)?;
         self.host_known(&expected).await?;
         self.create_missing().await?;
@@ -86,6 +96,24 @@ impl Node {
         self.sweep_leftovers(&expected).await?;
         migrate::resume(self).await;
         keep::Keeper::start(self)
+    }
+
+    /// Refuses a placement that went back in time before anything is begun or deleted by its word (rule 16).
+    async fn check_placement(&self) -> Result<(), Error> {
+        let records = self.placement.list().await?;
+        for log in self.log.instances() {
+            let (shard, instance) = (log.shard(), log.id());
+            let Some(record) = records.iter().find(|record| record.shard == shard) else {
+                self.witness.may_delete(shard, instance)?;
+                continue;
+            };
+            if let Some(last) = log.terms().last()
+                && last.term.epoch > record.epoch
+            {
+                return Err(Error::older_placement(shard, record.epoch, last.term.epoch));
+            }
+        }
+        Ok(())
     }
 
     /// Hosts what the log knows.

@@ -21,6 +21,8 @@ use crate::store::{Entry, Store, Version};
 
 /// How long an owner that does not answer is asked again, where the request has no deadline of its own.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long behind its deadline a write's reply is waited for: the owner itself says which writes it did not take.
+const REPLY_PATIENCE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -74,7 +76,11 @@ impl Node {
                 Local::Elsewhere { owner, epoch } => (owner, epoch),
             };
             let message = write_message(shard, epoch, request);
-            let again = match self.send(shard, &owner, epoch, &message).await? {
+            let until = request
+                .deadline
+                .and_then(|deadline| deadline.checked_add(REPLY_PATIENCE));
+            let sent = self.send(shard, &owner, epoch, &message);
+            let again = match answered(until, sent).await? {
                 Sent::Answer(Response::Written { version }) => return Ok(from_wire(version)),
                 Sent::Answer(Response::ConditionFailed { index, found }) => {
                     return Err(condition_failed(request, index, found.map(from_wire)));
@@ -120,7 +126,8 @@ impl Node {
                 shard,
                 keys: keys.clone(),
             };
-            let again = match self.send(shard, &owner, epoch, &message).await? {
+            let sent = self.send(shard, &owner, epoch, &message);
+            let again = match answered(deadline, sent).await? {
                 Sent::Answer(Response::Values(values)) if values.len() == keys.len() => {
                     let known = |(value, version)| (value, from_wire(version));
                     return Ok(values.into_iter().map(|value| value.map(known)).collect());
@@ -206,6 +213,20 @@ impl Node {
             }
             Err(error) => Ok(Sent::Lost(error.to_string())),
         }
+    }
+}
+
+/// What a call came to, unless `until` comes first: then it is not known.
+async fn answered(
+    until: Option<Instant>,
+    sent: impl Future<Output = Result<Sent, Error>>,
+) -> Result<Sent, Error> {
+    match until {
+        None => sent.await,
+        Some(until) => match tokio::time::timeout_at(until, sent).await {
+            Ok(sent) => sent,
+            Err(_) => Ok(Sent::Lost("no answer by its deadline".into())),
+        },
     }
 }
 

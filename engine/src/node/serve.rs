@@ -60,7 +60,8 @@ impl Node {
                     conditions: conditions.into_iter().map(condition).collect(),
                     durability,
                     deadline: (deadline_ms > 0)
-                        .then(|| Instant::now() + Duration::from_millis(deadline_ms)),
+                        .then_some(Duration::from_millis(deadline_ms))
+                        .and_then(|within| Instant::now().checked_add(within)),
                 };
                 self.serve_write(shard, request).await
             }

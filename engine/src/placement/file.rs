@@ -8,31 +8,36 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 use watershed_migration::{PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
-use super::journal::{self, Entry, Journal, State};
+use super::journal::{self, Journal, Ledger};
+use super::map::{Entry, Map, Removed};
 use super::{ClusterInfo, Placement, PlacementError};
 use crate::link::BoxFuture;
-use crate::sync;
+use crate::sync::{self, lock};
+
+/// The journal of changes, in the placement's directory.
+pub(super) const NAME: &str = "journal";
 
 type Job = Box<dyn FnOnce(&mut Writer) + Send>;
 
 /// A placement kept in a directory of this machine.
 pub struct FilePlacement {
     shared: Arc<Shared>,
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// `None` once closed.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
     dir: PathBuf,
     /// The durable map, or why it is not known any more.
-    state: RwLock<Result<State, PlacementError>>,
+    state: RwLock<Result<Map, PlacementError>>,
     changes: watch::Sender<u64>,
 }
 
@@ -40,7 +45,7 @@ struct Shared {
 struct Writer {
     journal: Journal,
     shared: Arc<Shared>,
-    _lock: File,
+    lock: File,
 }
 
 impl FilePlacement {
@@ -52,8 +57,8 @@ impl FilePlacement {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, PlacementError> {
         let dir = dir.as_ref();
         make_dir(dir).map_err(|error| PlacementError::io("create", dir, error))?;
-        let lock = lock(dir)?;
-        let (journal, state) = Journal::open(dir)?;
+        let held = lock_dir(dir)?;
+        let (journal, state) = Journal::open(&dir.join(NAME))?;
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
             state: RwLock::new(Ok(state)),
@@ -62,7 +67,7 @@ impl FilePlacement {
         let mut writer = Writer {
             journal,
             shared: shared.clone(),
-            _lock: lock,
+            lock: held,
         };
         let (jobs, queue) = mpsc::channel::<Job>();
         let thread = std::thread::Builder::new()
@@ -71,9 +76,19 @@ impl FilePlacement {
             .map_err(|error| PlacementError::io("start the thread of", dir, error))?;
         Ok(Self {
             shared,
-            jobs: Some(jobs),
-            thread: Some(thread),
+            jobs: Mutex::new(Some(jobs)),
+            thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Ends the thread after what it was given, and frees the directory's lock; later calls are refused.
+    pub(crate) fn close(&self) {
+        drop(lock(&self.jobs).take());
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panicked writer has printed its reason; joining frees the directory's lock before this returns.
+            let _ = thread.join();
+        }
+        *sync::write(&self.shared.state) = Err(PlacementError::Closed);
     }
 
     /// What the placement in `dir` says, without opening or changing it, also while another process has it open.
@@ -83,13 +98,13 @@ impl FilePlacement {
     pub fn read_dir(
         dir: impl AsRef<Path>,
     ) -> Result<(Option<ClusterInfo>, Vec<PlacementRecord>), PlacementError> {
-        let path = dir.as_ref().join(journal::NAME);
+        let path = dir.as_ref().join(NAME);
         let bytes = fs::read(&path).map_err(|error| PlacementError::io("read", &path, error))?;
-        let state = journal::parse(&path, &bytes)?.state;
+        let state: Map = journal::parse(&path, &bytes)?.state;
         Ok((state.cluster, state.records.into_values().collect()))
     }
 
-    fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, PlacementError> {
+    fn look<T>(&self, look: impl FnOnce(&Map) -> T) -> Result<T, PlacementError> {
         match &*sync::read(&self.shared.state) {
             Ok(state) => Ok(look(state)),
             Err(error) => Err(error.clone()),
@@ -107,15 +122,27 @@ impl FilePlacement {
                 // Nobody waits any more: the change stands all the same.
                 let _ = reply.send(work(writer));
             });
-            let jobs = self.jobs.as_ref().ok_or(PlacementError::Closed)?;
-            jobs.send(job).map_err(|_| PlacementError::Closed)?;
+            let sent = match &*lock(&self.jobs) {
+                Some(jobs) => jobs.send(job).is_ok(),
+                None => false,
+            };
+            if !sent {
+                return Err(PlacementError::Closed);
+            }
             answer.await.map_err(|_| PlacementError::Closed)?
         })
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // By name: a child process that is being started may hold a copy of the handle for a moment.
+        let _ = self.lock.unlock();
+    }
+}
+
 impl Writer {
-    fn state(&self) -> Result<State, PlacementError> {
+    fn state(&self) -> Result<Map, PlacementError> {
         sync::read(&self.shared.state).clone()
     }
 
@@ -174,9 +201,7 @@ impl Writer {
                     offered: record.revision,
                 });
             }
-            (None, Some(removed)) => {
-                record.revision = record.revision.max(Revision(removed.0.saturating_add(1)))
-            }
+            (None, Some(removed)) => removed.go_on(&mut record),
             _ => {}
         }
         self.commit(Entry::Record(Box::new(record.clone())))?;
@@ -186,10 +211,9 @@ impl Writer {
     fn remove(&mut self, shard: ShardId, expected: Revision) -> Result<(), PlacementError> {
         let state = self.state()?;
         match state.records.get(&shard) {
-            Some(current) if current.revision == expected => self.commit(Entry::Removed {
-                shard,
-                revision: Revision(expected.0.saturating_add(1)),
-            }),
+            Some(current) if current.revision == expected => {
+                self.commit(Entry::Removed(Removed::of(current)))
+            }
             current => Err(PlacementError::Conflict {
                 shard,
                 current: current.cloned().map(Box::new),
@@ -255,11 +279,7 @@ impl fmt::Debug for FilePlacement {
 
 impl Drop for FilePlacement {
     fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
-            // A panicked writer has printed its reason; joining frees the lock before this returns.
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
@@ -274,7 +294,7 @@ fn make_dir(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, PlacementError> {
+fn lock_dir(dir: &Path) -> Result<File, PlacementError> {
     let path = dir.join("LOCK");
     let file = File::options()
         .create(true)

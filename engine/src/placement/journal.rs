@@ -1,9 +1,12 @@
-//! The journal of [`FilePlacement`](super::FilePlacement): one line for each change, the newest line of a shard wins.
+//! A journal of small changes: one line for each, in a file that is made whole again when most of it is past.
+//!
+//! It keeps the map of [`FilePlacement`](super::FilePlacement) (map.rs says which lines) and what a node has seen of any
+//! placement (seen.rs).
 //!
 //! ```text
 //! line    := crc32 of the JSON as 8 hexadecimal digits | space | JSON | newline
 //! line 1  := {"format":{"version":1,"lines":N}}     N: how many lines were durable when the file was made
-//! others  := {"cluster":{..}} | {"record":{..}} | {"removed":{"shard":..,"revision":..}}
+//! others  := an entry of the [`Ledger`]
 //! ```
 //!
 //! Each change is one appended line and one fdatasync. When most of the file is past, it is written again under a
@@ -18,112 +21,53 @@
 //! | fewer lines than the first promises | refused: the file was made whole before it got its name |
 //! | a newer version | refused |
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use watershed_migration::{PlacementRecord, Revision};
-use watershed_wal::ShardId;
 
-use super::{ClusterInfo, PlacementError};
+use super::PlacementError;
 
 const FORMAT: u32 = 1;
-pub(super) const NAME: &str = "journal";
-const TEMPORARY: &str = "journal.new";
+/// The ending of a journal that is not whole yet.
+const TEMPORARY: &str = "new";
 /// A journal shorter than this is not worth writing again.
 const COMPACT_FROM_BYTES: u64 = 256 << 10;
 /// It is written again when it has grown to so many times what was live.
 const COMPACT_FACTOR: u64 = 4;
 
-/// One line.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(super) enum Entry {
-    Format { version: u32, lines: u64 },
-    Cluster(ClusterInfo),
-    Record(Box<PlacementRecord>),
-    Removed { shard: ShardId, revision: Revision },
-}
-
-/// What the lines add up to.
-#[derive(Debug, Clone, Default)]
-pub(super) struct State {
-    pub(super) cluster: Option<ClusterInfo>,
-    pub(super) records: BTreeMap<ShardId, PlacementRecord>,
-    /// The last revision of shards that were removed, so that a new record goes on from it.
-    pub(super) removed: BTreeMap<ShardId, Revision>,
-}
-
-impl State {
-    /// The highest revision the shard ever had.
-    pub(super) fn revision(&self, shard: ShardId) -> Option<Revision> {
-        let record = self.records.get(&shard).map(|record| record.revision);
-        record.or_else(|| self.removed.get(&shard).copied())
-    }
+/// What the lines of a journal add up to.
+pub(super) trait Ledger: Default {
+    /// One line.
+    type Entry: Serialize + DeserializeOwned;
 
     /// Takes an entry; what does not go on from the state is refused with the reason.
-    pub(super) fn take(&mut self, entry: Entry) -> Result<(), String> {
-        match entry {
-            Entry::Format { .. } => return Err("a second format line".into()),
-            Entry::Cluster(info) => match self.cluster {
-                Some(made) => {
-                    return Err(format!(
-                        "the cluster was made before, with {} shards",
-                        made.shards
-                    ));
-                }
-                None => self.cluster = Some(info),
-            },
-            Entry::Record(record) => {
-                self.goes_on(record.shard, record.revision)?;
-                self.removed.remove(&record.shard);
-                self.records.insert(record.shard, *record);
-            }
-            Entry::Removed { shard, revision } => {
-                self.goes_on(shard, revision)?;
-                self.records.remove(&shard);
-                self.removed.insert(shard, revision);
-            }
-        }
-        Ok(())
-    }
+    fn take(&mut self, entry: Self::Entry) -> Result<(), String>;
 
-    fn goes_on(&self, shard: ShardId, revision: Revision) -> Result<(), String> {
-        match self.revision(shard) {
-            Some(known) if known >= revision => Err(format!(
-                "shard {shard} has revision {revision} after revision {known}"
-            )),
-            _ => Ok(()),
-        }
-    }
+    /// The entries that make this state from an empty one.
+    fn entries(&self) -> Vec<Self::Entry>;
+}
 
-    fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        let cluster = self.cluster.map(Entry::Cluster).into_iter();
-        let records = self
-            .records
-            .values()
-            .cloned()
-            .map(|record| Entry::Record(Box::new(record)));
-        let removed = self
-            .removed
-            .iter()
-            .map(|(&shard, &revision)| Entry::Removed { shard, revision });
-        cluster.chain(records).chain(removed)
-    }
+/// Line 1.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    format: Format,
+}
 
-    fn lines(&self) -> usize {
-        1 + usize::from(self.cluster.is_some()) + self.records.len() + self.removed.len()
-    }
+#[derive(Debug, Serialize, Deserialize)]
+struct Format {
+    version: u32,
+    lines: u64,
 }
 
 /// What reading a journal gave.
 #[derive(Debug)]
-pub(super) struct Read {
-    pub(super) state: State,
+pub(super) struct Read<S> {
+    pub(super) state: S,
     /// Where the last whole line ends.
     pub(super) end: u64,
     /// The file goes on behind `end`, with a change that was never acknowledged, or lacks its last newline.
@@ -133,7 +77,7 @@ pub(super) struct Read {
 /// The open journal: appends changes.
 #[derive(Debug)]
 pub(super) struct Journal {
-    dir: PathBuf,
+    path: PathBuf,
     file: File,
     len: u64,
     compact_at: u64,
@@ -141,43 +85,42 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, or makes an empty one. The caller holds the directory's lock.
-    pub(super) fn open(dir: &Path) -> Result<(Self, State), PlacementError> {
-        let path = dir.join(NAME);
-        let bytes = match fs::read(&path) {
+    /// Opens the journal at `path`, or makes an empty one. The caller sees to it that nobody else has it open.
+    pub(super) fn open<S: Ledger>(path: &Path) -> Result<(Self, S), PlacementError> {
+        let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let state = State::default();
-                let (file, len) = write_new(dir, &state)?;
-                return Ok((Self::new(dir, file, len, len), state));
+                let state = S::default();
+                let (file, len) = write_new(path, &state)?;
+                return Ok((Self::new(path, file, len, len), state));
             }
             Err(error) => return Err(PlacementError::io("read", path, error)),
         };
-        let read = parse(&path, &bytes)?;
+        let read = parse::<S>(path, &bytes)?;
         if read.torn {
             tracing::warn!(
                 file = %path.display(),
                 offset = read.end,
                 "the journal ends in a change that was never acknowledged: it is cut"
             );
-            let (file, len) = write_new(dir, &read.state)?;
-            return Ok((Self::new(dir, file, len, len), read.state));
+            let (file, len) = write_new(path, &read.state)?;
+            return Ok((Self::new(path, file, len, len), read.state));
         }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(&path)
-            .map_err(|error| PlacementError::io("open", &path, error))?;
+            .open(path)
+            .map_err(|error| PlacementError::io("open", path, error))?;
         // A process that was killed between its write and its sync left lines in the page cache only.
         file.sync_data()
-            .map_err(|error| PlacementError::io("sync", &path, error))?;
-        let live = encode_all(&read.state)?.len();
-        Ok((Self::new(dir, file, read.end, live as u64), read.state))
+            .map_err(|error| PlacementError::io("sync", path, error))?;
+        let live = encode_all(path, &read.state)?.len();
+        Ok((Self::new(path, file, read.end, live as u64), read.state))
     }
 
-    fn new(dir: &Path, file: File, len: u64, live: u64) -> Self {
+    fn new(path: &Path, file: File, len: u64, live: u64) -> Self {
         Self {
-            dir: dir.to_path_buf(),
+            path: path.to_path_buf(),
             file,
             len,
             compact_at: COMPACT_FROM_BYTES.max(live.saturating_mul(COMPACT_FACTOR)),
@@ -191,11 +134,11 @@ impl Journal {
     }
 
     /// Appends an entry; durable when it returns.
-    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), PlacementError> {
+    pub(super) fn append(&mut self, entry: &impl Serialize) -> Result<(), PlacementError> {
         if let Some(reason) = self.poisoned() {
             return Err(PlacementError::Poisoned { reason });
         }
-        let line = encode(entry)?;
+        let line = encode(&self.path, entry)?;
         if let Err(error) = self.file.write_all_at(&line, self.len) {
             return Err(self.take_back(error));
         }
@@ -208,17 +151,17 @@ impl Journal {
     }
 
     /// Writes the journal again when most of it is past. Its failure leaves the old one in use.
-    pub(super) fn compact_if_due(&mut self, state: &State) -> Result<(), PlacementError> {
+    pub(super) fn compact_if_due(&mut self, state: &impl Ledger) -> Result<(), PlacementError> {
         if self.len < self.compact_at || self.poisoned.is_some() {
             return Ok(());
         }
         self.compact(state)
     }
 
-    pub(super) fn compact(&mut self, state: &State) -> Result<(), PlacementError> {
-        match write_new(&self.dir, state) {
+    pub(super) fn compact(&mut self, state: &impl Ledger) -> Result<(), PlacementError> {
+        match write_new(&self.path, state) {
             Ok((file, len)) => {
-                *self = Self::new(&self.dir, file, len, len);
+                *self = Self::new(&self.path, file, len, len);
                 Ok(())
             }
             Err(error @ PlacementError::Poisoned { .. }) => {
@@ -226,7 +169,7 @@ impl Journal {
                 Err(error)
             }
             Err(error) => {
-                tracing::warn!(%error, "the placement journal could not be written again: the long one stays in use");
+                tracing::warn!(%error, "the journal could not be written again: the long one stays in use");
                 self.compact_at = self.compact_at.saturating_mul(2);
                 Ok(())
             }
@@ -240,13 +183,13 @@ impl Journal {
             .set_len(self.len)
             .and_then(|()| self.file.sync_data());
         match cut {
-            Ok(()) => PlacementError::io("write", self.dir.join(NAME), error),
+            Ok(()) => PlacementError::io("write", &self.path, error),
             Err(_) => self.poison("write", &error),
         }
     }
 
     fn poison(&mut self, op: &str, error: &io::Error) -> PlacementError {
-        let reason: Arc<str> = format!("{op} {}: {error}", self.dir.join(NAME).display()).into();
+        let reason: Arc<str> = format!("{op} {}: {error}", self.path.display()).into();
         self.poisoned = Some(reason.clone());
         PlacementError::Poisoned { reason }
     }
@@ -254,9 +197,9 @@ impl Journal {
 
 /// Writes a whole journal beside the old one and puts it in its place. An error other than `Poisoned` leaves the old
 /// one in place; `Poisoned` means that either may be there after a crash, so that nothing may be appended to one.
-fn write_new(dir: &Path, state: &State) -> Result<(File, u64), PlacementError> {
-    let temporary = dir.join(TEMPORARY);
-    let bytes = encode_all(state)?;
+fn write_new(path: &Path, state: &impl Ledger) -> Result<(File, u64), PlacementError> {
+    let temporary = path.with_extension(TEMPORARY);
+    let bytes = encode_all(path, state)?;
     let made = (|| {
         let mut file = File::create(&temporary)?;
         file.write_all(&bytes)?;
@@ -264,8 +207,9 @@ fn write_new(dir: &Path, state: &State) -> Result<(File, u64), PlacementError> {
         Ok(file)
     })();
     let file = made.map_err(|error| PlacementError::io("write", &temporary, error))?;
-    let renamed = fs::rename(&temporary, dir.join(NAME));
+    let renamed = fs::rename(&temporary, path);
     renamed.map_err(|error| PlacementError::io("rename", &temporary, error))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
     sync_dir(dir).map_err(|error| PlacementError::Poisoned {
         reason: format!("sync {}: {error}", dir.display()).into(),
     })?;
@@ -277,21 +221,23 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn encode_all(state: &State) -> Result<Vec<u8>, PlacementError> {
-    let mut bytes = encode(&Entry::Format {
+fn encode_all(path: &Path, state: &impl Ledger) -> Result<Vec<u8>, PlacementError> {
+    let entries = state.entries();
+    let format = Format {
         version: FORMAT,
-        lines: state.lines() as u64,
-    })?;
-    for entry in state.entries() {
-        bytes.extend(encode(&entry)?);
+        lines: 1 + entries.len() as u64,
+    };
+    let mut bytes = encode(path, &Head { format })?;
+    for entry in entries {
+        bytes.extend(encode(path, &entry)?);
     }
     Ok(bytes)
 }
 
-fn encode(entry: &Entry) -> Result<Vec<u8>, PlacementError> {
-    // Only a map with keys that are no text could fail, and a record has none; still no panic in the writer's thread.
+fn encode(path: &Path, entry: &impl Serialize) -> Result<Vec<u8>, PlacementError> {
+    // Only a map with keys that are no text could fail, and no entry has one; still no panic in the writer's thread.
     let json = serde_json::to_vec(entry)
-        .map_err(|error| PlacementError::io("encode", NAME, io::Error::other(error)))?;
+        .map_err(|error| PlacementError::io("encode", path, io::Error::other(error)))?;
     let mut line = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
     line.extend(json);
     line.push(b'\n');
@@ -299,14 +245,14 @@ fn encode(entry: &Entry) -> Result<Vec<u8>, PlacementError> {
 }
 
 /// Reads the lines of a journal; the module's table says what is cut and what refused.
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Read, PlacementError> {
+pub(super) fn parse<S: Ledger>(path: &Path, bytes: &[u8]) -> Result<Read<S>, PlacementError> {
     let damaged = |line: u64, what: String| PlacementError::Damaged {
         file: path.to_path_buf(),
         line,
         what,
     };
     let mut read = Read {
-        state: State::default(),
+        state: S::default(),
         end: 0,
         torn: false,
     };
@@ -320,33 +266,25 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Read, PlacementError> {
             None => (rest, None),
         };
         let is_last = next.is_none_or(<[u8]>::is_empty);
-        let entry = match decode(line) {
-            Ok(entry) => entry,
+        let json = match unwrap(line) {
+            Ok(json) => json,
             Err(_) if is_last && number > promised && is_torn(line, next.is_none()) => {
                 read.torn = true;
                 break;
             }
             Err(what) => return Err(damaged(number, what)),
         };
-        match (number, entry) {
-            (1, Entry::Format { version, .. }) if version > FORMAT => {
-                return Err(PlacementError::NewerFormat {
-                    file: path.to_path_buf(),
-                    found: version,
-                    supported: FORMAT,
-                });
-            }
-            (1, Entry::Format { lines, .. }) => promised = lines,
-            (1, _) => {
-                return Err(damaged(
-                    1,
-                    "not the first line of a placement journal".into(),
-                ));
-            }
-            (_, entry) => read
-                .state
-                .take(entry)
-                .map_err(|what| damaged(number, what))?,
+        if number == 1 {
+            promised = promised_by(path, json)?;
+        } else {
+            let entry = serde_json::from_slice(json).map_err(|error| {
+                damaged(
+                    number,
+                    format!("its checksum is right and its content is not known here: {error}"),
+                )
+            })?;
+            let taken = read.state.take(entry);
+            taken.map_err(|what| damaged(number, what))?;
         }
         taken = number;
         read.end += line.len() as u64 + u64::from(next.is_some());
@@ -369,13 +307,31 @@ fn is_torn(line: &[u8], unterminated: bool) -> bool {
         let Some((_, body)) = line.split_last() else {
             return true;
         };
-        return decode(body).is_err();
+        return unwrap(body).is_err();
     }
     // JSON has no zero bytes, and one alone may be damage; a sector that never came leaves many.
     line.iter().filter(|&&byte| byte == 0).count() > 1
 }
 
-fn decode(line: &[u8]) -> Result<Entry, String> {
+/// What the first line promises: how many lines are durable.
+fn promised_by(path: &Path, json: &[u8]) -> Result<u64, PlacementError> {
+    match serde_json::from_slice(json) {
+        Ok(Head { format }) if format.version > FORMAT => Err(PlacementError::NewerFormat {
+            file: path.to_path_buf(),
+            found: format.version,
+            supported: FORMAT,
+        }),
+        Ok(Head { format }) => Ok(format.lines),
+        Err(_) => Err(PlacementError::Damaged {
+            file: path.to_path_buf(),
+            line: 1,
+            what: "not the first line of such a journal".into(),
+        }),
+    }
+}
+
+/// The JSON of a line whose checksum is right.
+fn unwrap(line: &[u8]) -> Result<&[u8], String> {
     let (crc, json) = match line.split_at_checked(9) {
         Some((head, json)) if head[8] == b' ' => (&head[..8], json),
         _ => return Err("it has no checksum".into()),
@@ -387,7 +343,5 @@ fn decode(line: &[u8]) -> Result<Entry, String> {
             String::from_utf8_lossy(crc)
         ));
     }
-    serde_json::from_slice(json).map_err(|error| {
-        format!("its checksum is right and its content is not known here: {error}")
-    })
+    Ok(json)
 }

@@ -6,12 +6,15 @@
 //! The contract of an implementation:
 //! 1. A swap takes effect only if the record's revision is still the expected one, and it is durable before anybody
 //!    can read it.
-//! 2. Revisions of a shard only grow, also across removing and creating it again, so that a stale swap never wins.
+//! 2. Revisions and epochs of a shard only grow, also across removing and creating it again, so that a stale swap never
+//!    wins and no version names two writes.
 //! 3. An error other than [`PlacementError::Conflict`] says nothing about whether the swap happened: read it back.
 //!    An implementation that can't tell refuses to be read as well.
 
 mod file;
 mod journal;
+mod map;
+mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -22,10 +25,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use watershed_migration::{PlacementRecord, Revision};
+use watershed_migration::{HighestSeen, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
 pub use file::FilePlacement;
+pub(crate) use seen::{SeenBefore, Witness};
 
 use crate::link::BoxFuture;
 
@@ -57,7 +61,7 @@ pub trait Placement: fmt::Debug + Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'_, Result<Vec<PlacementRecord>, PlacementError>>;
 
     /// Replaces a shard's record if its revision is `expected` (`None`: if the shard has none). Gives the record as
-    /// it is stored; the revision of a shard that existed before may be raised.
+    /// it is stored; revision and epoch of a shard that existed before are raised beyond what it had.
     ///
     /// A future dropped after it was polled leaves a swap that happens whole or not at all.
     fn swap(
@@ -110,8 +114,22 @@ pub enum PlacementError {
         /// The placement's directory.
         dir: PathBuf,
     },
+    /// The placement is older than this node has seen it: restored from a backup. To believe it would revive an old
+    /// owner, and have newer copies deleted (rule 16).
+    #[error(
+        "the placement has {} for shard {shard}, but this node has seen {}: it went back in time; restore its newest copy, an older one would lose what was written since",
+        show_seen(.found.as_ref()), show_seen(Some(seen))
+    )]
+    WentBack {
+        /// The shard.
+        shard: ShardId,
+        /// What its record says now, `None` where it has none.
+        found: Option<HighestSeen>,
+        /// The highest that this node has seen.
+        seen: HighestSeen,
+    },
     /// A line that was promised durable is damaged.
-    #[error("{} line {line}: {what}; the map of owners can't be trusted, restore the file from a copy", file.display())]
+    #[error("{} line {line}: {what}; who owns the shards can't be told from it, restore the file from a copy", file.display())]
     Damaged {
         /// The journal.
         file: PathBuf,
@@ -177,6 +195,13 @@ fn at(current: &Option<Box<PlacementRecord>>) -> String {
             "revision {} (owner {}, epoch {})",
             record.revision, record.owner, record.epoch
         ),
+        None => "no record".into(),
+    }
+}
+
+fn show_seen(seen: Option<&HighestSeen>) -> String {
+    match seen {
+        Some(HighestSeen { epoch, revision }) => format!("epoch {epoch} (revision {revision})"),
         None => "no record".into(),
     }
 }

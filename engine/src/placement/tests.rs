@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::{Epoch, InstanceId, ShardId};
 
-use super::journal::{self, Entry, Journal, NAME};
+use super::file::NAME;
+use super::journal::{self, Journal};
+use super::map::{Entry, Map};
 use super::*;
 
 fn node(name: &str) -> NodeId {
@@ -269,7 +271,7 @@ fn a_flipped_byte_is_refused_naming_its_line_and_never_an_older_state() {
             let mut damaged = bytes.clone();
             damaged[at] ^= flip;
             let line = 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count() as u64;
-            match journal::parse(Path::new(NAME), &damaged) {
+            match journal::parse::<Map>(Path::new(NAME), &damaged) {
                 Err(PlacementError::Damaged { line: named, .. }) => {
                     assert_eq!(named, line, "byte {at} ^ {flip:#x}")
                 }
@@ -290,7 +292,7 @@ fn a_last_line_with_a_hole_of_zeros_is_cut() {
     for from in before..bytes.len() - 2 {
         let mut torn = bytes.clone();
         torn[from..=from + 1].fill(0);
-        let read = journal::parse(Path::new(NAME), &torn).unwrap();
+        let read = journal::parse::<Map>(Path::new(NAME), &torn).unwrap();
         assert!(read.torn);
         assert_eq!(read.end, before as u64);
         let found: Vec<_> = read.state.records.into_values().collect();
@@ -336,7 +338,7 @@ fn lines_that_do_not_go_on_are_refused() {
     for twice in 1..lines.len() {
         let mut doubled = lines.clone();
         doubled.push(lines[twice]);
-        let error = journal::parse(Path::new(NAME), &doubled.concat()).unwrap_err();
+        let error = journal::parse::<Map>(Path::new(NAME), &doubled.concat()).unwrap_err();
         assert!(
             matches!(error, PlacementError::Damaged { line, .. } if line == lines.len() as u64 + 1),
             "line {twice} again: {error}"
@@ -380,7 +382,7 @@ fn a_crash_while_the_journal_is_written_again_leaves_the_old_or_the_new() {
     let last = &states.last().unwrap().1;
     // The whole new journal, as compaction writes it.
     let dir = dir_with(&bytes);
-    let (mut journal, state) = Journal::open(dir.path()).unwrap();
+    let (mut journal, state) = Journal::open::<Map>(&dir.path().join(NAME)).unwrap();
     journal.compact(&state).unwrap();
     drop(journal);
     let new = fs::read(journal_path(dir.path())).unwrap();
@@ -397,7 +399,7 @@ fn a_crash_while_the_journal_is_written_again_leaves_the_old_or_the_new() {
     }
     // Renamed without its content being durable can't happen: it is synced first. So a short one is damage.
     for cut in 0..new.len() - 1 {
-        let error = journal::parse(Path::new(NAME), &new[..cut]).unwrap_err();
+        let error = journal::parse::<Map>(Path::new(NAME), &new[..cut]).unwrap_err();
         assert!(
             matches!(error, PlacementError::Damaged { .. }),
             "cut at {cut}: {error}"
@@ -409,12 +411,12 @@ fn a_crash_while_the_journal_is_written_again_leaves_the_old_or_the_new() {
 #[test]
 fn an_unacknowledged_change_that_is_whole_is_appended_to() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut journal, _) = Journal::open(dir.path()).unwrap();
+    let (mut journal, _) = Journal::open::<Map>(&dir.path().join(NAME)).unwrap();
     journal
         .append(&Entry::Cluster(ClusterInfo { shards: 1 }))
         .unwrap();
     drop(journal);
-    let (mut journal, state) = Journal::open(dir.path()).unwrap();
+    let (mut journal, state) = Journal::open::<Map>(&dir.path().join(NAME)).unwrap();
     assert!(state.cluster.is_some());
     journal
         .append(&Entry::Record(Box::new(created(1))))

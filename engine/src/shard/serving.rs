@@ -109,11 +109,7 @@ impl Hosted {
     pub(crate) async fn become_owner(&self, epoch: Epoch) -> Result<(Term, Seq), Error> {
         let opening = match self.log.terms().last() {
             Some(last) if last.term.epoch > epoch => {
-                return Err(Error::PlacementWentBack {
-                    shard: self.shard,
-                    found: epoch,
-                    seen: last.term.epoch,
-                });
+                return Err(Error::older_placement(self.shard, epoch, last.term.epoch));
             }
             Some(last) if last.term.epoch == epoch => last.term.opening + 1,
             _ => 1,

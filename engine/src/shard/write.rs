@@ -60,6 +60,9 @@ impl Hosted {
     ) -> Result<Written, Error> {
         let room = self.take_room(request).await?;
         loop {
+            if request.deadline.is_some_and(|end| end <= Instant::now()) {
+                return Err(Error::DeadlineNotApplied { shard: self.shard });
+            }
             let mut changes = None;
             let mut attempt = self.attempt(request, inline)?;
             if matches!(attempt, Attempt::Refused(Serving::Wait)) {
