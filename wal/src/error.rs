@@ -55,6 +55,14 @@ pub enum LogError {
         /// What is allowed.
         max: usize,
     },
+    /// A note under a name that the log keeps for itself.
+    #[error(
+        "{key:?} is a name for the log's own notes; take one that does not start with \"wal.\""
+    )]
+    ReservedNote {
+        /// The name.
+        key: String,
+    },
     /// Two bodies for one (term, Seq), or two terms for one Seq: the copies are of different lineages.
     #[error(
         "shard {shard}: a different record is already here as {seq} of term {term}; this copy is of another lineage and must start again from a checkpoint"

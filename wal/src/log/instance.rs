@@ -19,10 +19,12 @@ use crate::format::notes::{HoldNote, LocalNote};
 use crate::options::{HoldBudget, HoldInfo, Watermarks};
 use crate::record::{Record, RecordKind};
 use crate::seqset::{SeqRange, SeqSet};
-use crate::words::{Durability, InstanceId, Seq, ShardId, Term, TermStart};
+use crate::words::{Durability, Epoch, InstanceId, Seq, ShardId, Term, TermStart};
 
 /// The longest name of a hold or a note.
 const MAX_NAME: usize = 256;
+/// Keys of notes that the log itself writes.
+const RESERVED: &str = "wal.";
 /// The longest value of a note: each head carries all notes.
 const MAX_NOTE: usize = 64 << 10;
 
@@ -88,6 +90,18 @@ impl InstanceLog {
     #[must_use]
     pub fn term(&self) -> Option<Term> {
         self.peek(|instance| instance.owner)
+    }
+
+    /// The term that the owner of this epoch starts next: its opening is above all that were started here, and after
+    /// a repair above all that may have been lost.
+    #[must_use]
+    pub fn next_term(&self, epoch: Epoch) -> Term {
+        self.peek(|instance| {
+            let started = instance.last_term().filter(|last| last.epoch == epoch);
+            let started = started.map_or(0, |last| last.opening);
+            let lost = instance.lost().map_or(0, |lost| lost.opening);
+            Term::new(epoch, started.max(lost).saturating_add(1))
+        })
     }
 
     /// Sets who takes committed records from now on. One call into the sink before may still be under way.
@@ -319,9 +333,14 @@ impl InstanceLog {
     /// removes.
     ///
     /// # Errors
-    /// When key or value is too long, or the log can't be written.
+    /// When key or value is too long, the key starts with `wal.` (the log's own notes), or the log can't be written.
     pub fn put_note(&self, key: &str, value: Bytes) -> Result<Submitted, LogError> {
         check_name(key)?;
+        if key.starts_with(RESERVED) {
+            return Err(LogError::ReservedNote {
+                key: key.to_owned(),
+            });
+        }
         if value.len() > MAX_NOTE {
             return Err(LogError::TooLarge {
                 len: value.len(),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::index::Index;
+use super::repair::forget_lost;
 use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past, read_file};
 use super::scan::{segment_id, segment_name};
 use crate::codec::FormatError;
@@ -67,7 +68,7 @@ struct Candidate {
     frame: Frame,
 }
 
-fn io_error(op: &'static str, id: u64) -> impl FnOnce(std::io::Error) -> OpenError {
+pub(super) fn io_error(op: &'static str, id: u64) -> impl FnOnce(std::io::Error) -> OpenError {
     move |source| OpenError::Io {
         op,
         file: segment_name(id),
@@ -78,17 +79,7 @@ fn io_error(op: &'static str, id: u64) -> impl FnOnce(std::io::Error) -> OpenErr
 /// Reads the log.
 pub(crate) fn recover(storage: &dyn Storage) -> Result<Recovered, OpenError> {
     let ids = list_segments(storage)?;
-    let mut recovered = Recovered {
-        segments: Vec::new(),
-        instances: BTreeMap::new(),
-        stray: Vec::new(),
-        max_id: ids.last().copied().unwrap_or(0),
-        first_segment: 0,
-        synced: Position::default(),
-        tail: LogEnd::Clean,
-        frames: 0,
-        records: 0,
-    };
+    let mut recovered = Recovered::new(ids.last().copied().unwrap_or(0));
     let chain = find_chain(storage, &ids)?;
     let in_chain = |id: &u64| chain.iter().any(|candidate| candidate.id == *id);
     recovered.stray = ids.iter().copied().filter(|id| !in_chain(id)).collect();
@@ -109,7 +100,7 @@ pub(crate) fn recover(storage: &dyn Storage) -> Result<Recovered, OpenError> {
     }
 }
 
-fn list_segments(storage: &dyn Storage) -> Result<Vec<u64>, OpenError> {
+pub(super) fn list_segments(storage: &dyn Storage) -> Result<Vec<u64>, OpenError> {
     let names = storage.list().map_err(|source| OpenError::Io {
         op: "list",
         file: ".".to_owned(),
@@ -229,6 +220,21 @@ fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
 }
 
 impl Recovered {
+    /// Nothing read yet.
+    pub(super) fn new(max_id: u64) -> Self {
+        Self {
+            segments: Vec::new(),
+            instances: BTreeMap::new(),
+            stray: Vec::new(),
+            max_id,
+            first_segment: 0,
+            synced: Position::default(),
+            tail: LogEnd::Clean,
+            frames: 0,
+            records: 0,
+        }
+    }
+
     fn replay_segment(
         &mut self,
         candidate: &Candidate,
@@ -380,7 +386,7 @@ impl Recovered {
     }
 
     /// A head says all there is to know of each instance but its records.
-    fn apply_head(&mut self, head: &Head) {
+    pub(super) fn apply_head(&mut self, head: &Head) {
         self.first_segment = self.first_segment.max(head.first_segment);
         let mut before = std::mem::take(&mut self.instances);
         for entry in &head.roster {
@@ -414,7 +420,7 @@ impl Recovered {
             })
     }
 
-    fn apply_items(
+    pub(super) fn apply_items(
         &mut self,
         segment: &mut RecoveredSegment,
         frame: &Frame,
@@ -462,6 +468,7 @@ impl Recovered {
         instance.has.insert(record.seq);
         if record.kind == RecordKind::Start {
             let start = StartBody::decode(&record.unpack(payload)?)?;
+            forget_lost(&mut instance.entry.notes, &start, record.slot);
             note_term(&mut instance.entry.terms, record.slot.term, record.seq);
             if let Some(void) = start.void {
                 instance.voids.insert_range(void);
@@ -523,7 +530,7 @@ impl Recovered {
 }
 
 impl RecoveredInstance {
-    fn new(entry: RosterEntry) -> Self {
+    pub(super) fn new(entry: RosterEntry) -> Self {
         let mut instance = Self {
             entry,
             has: SeqSet::new(),
@@ -535,7 +542,7 @@ impl RecoveredInstance {
     }
 
     /// All up to `seq` was here, durable and flushed; its records may be gone.
-    fn flushed(&mut self, seq: Seq) {
+    pub(super) fn flushed(&mut self, seq: Seq) {
         self.entry.flushed = self.entry.flushed.max(seq);
         if let Some(range) = SeqRange::after(self.entry.base, seq) {
             self.has.insert_range(range);

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::index::{Index, Recent};
 use super::recover::{RecoveredInstance, note_term};
+use super::repair::{Lost, forget_lost};
 use super::room::Room;
 use super::sink::CommitSink;
 use crate::completion::Completer;
@@ -21,7 +22,7 @@ use crate::error::LogError;
 use crate::format::frame::Position;
 use crate::format::head::RosterEntry;
 use crate::format::notes::{HoldNote, LocalNote};
-use crate::format::payload::{MAX_RECORD_HEAD, MAX_SLOT, Stored};
+use crate::format::payload::{MAX_RECORD_HEAD, MAX_SLOT, Slot, Stored};
 use crate::options::Notes;
 use crate::record::{Record, RecordKind, StartBody};
 use crate::seqset::{SeqRange, SeqSet};
@@ -140,6 +141,23 @@ impl Instance {
         self.owner.max(self.terms.last().map(|start| start.term))
     }
 
+    /// What a repair noted, until the next owner's start record is written.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        Lost::of(&self.notes)
+    }
+
+    /// The last Seq of the log that can be served, where the store has all up to `stored`, and the last given out.
+    ///
+    /// They differ after a repair only: what follows the first record that was lost is of no use without it.
+    pub(crate) fn end(&self, stored: Seq) -> (Seq, Seq) {
+        // A second start of one opening goes on from the first.
+        let Some(lost) = self.lost().filter(|_| self.owner.is_none()) else {
+            return (self.assigned, self.assigned);
+        };
+        let served = self.has.contiguous_after(stored.max(self.base));
+        (served.min(self.assigned), self.assigned.max(lost.through))
+    }
+
     /// What of `flushed` may be relied on: what the log itself has durable.
     pub(crate) fn flushed_durable(&self) -> Seq {
         self.flushed.min(self.durable_mark).max(self.base)
@@ -167,7 +185,14 @@ impl Instance {
     /// A start record is written: its term is part of the history, and what it skipped is void.
     pub(crate) fn note_start(&mut self, record: &Record) -> Option<SeqRange> {
         note_term(&mut self.terms, record.term(), record.seq());
-        let void = StartBody::decode(record.body()).ok()?.void?;
+        let start = StartBody::decode(record.body()).ok()?;
+        let slot = Slot {
+            instance: self.id,
+            shard: self.shard,
+            term: record.term(),
+        };
+        forget_lost(&mut self.notes, &start, slot);
+        let void = start.void?;
         self.voids.insert_range(void);
         Some(void)
     }
