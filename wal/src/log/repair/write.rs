@@ -90,10 +90,10 @@ impl RepairPlan {
                 .open(name)
                 .and_then(|file| read_file(&*file))
                 .map_err(failed("read", name))?;
-            put(aside, name, &bytes).map_err(|error| full_or("keep", name, error))?;
+            put(aside, name, &bytes).map_err(|error| self.full_or("keep", name, error))?;
         }
         put(aside, REPORT, self.to_string().as_bytes())
-            .map_err(|error| full_or("write", REPORT, error))?;
+            .map_err(|error| self.full_or("write", REPORT, error))?;
         aside.sync_dir().map_err(failed("sync", "."))
     }
 
@@ -109,7 +109,7 @@ impl RepairPlan {
         let parts = &self.parts;
         let file = storage
             .create(TEMPORARY, self.segment_bytes)
-            .map_err(|error| full_or("create", TEMPORARY, error))?;
+            .map_err(|error| self.full_or("create", TEMPORARY, error))?;
         let synced = parts.stays.map_or(Position::default(), |stays| Position {
             segment: stays.segment,
             offset: stays.end,
@@ -208,6 +208,15 @@ impl RepairPlan {
         Ok(u64::from(count))
     }
 
+    fn full_or(&self, op: &'static str, file: &str, source: io::Error) -> OpenError {
+        if is_full(&source) {
+            return OpenError::Full {
+                needed: self.room_bytes(),
+            };
+        }
+        failed(op, file)(source)
+    }
+
     /// That the log will be found as planned, before it counts.
     fn check(&self, storage: &Arc<dyn Storage>) -> Result<(), OpenError> {
         let repaired = Repaired {
@@ -229,13 +238,6 @@ impl RepairPlan {
 fn failed(op: &'static str, file: &str) -> impl FnOnce(io::Error) -> OpenError {
     let file = file.to_owned();
     move |source| OpenError::Io { op, file, source }
-}
-
-fn full_or(op: &'static str, file: &str, source: io::Error) -> OpenError {
-    if is_full(&source) {
-        return OpenError::Full { needed: 0 };
-    }
-    failed(op, file)(source)
 }
 
 fn put(aside: &dyn Storage, name: &str, bytes: &[u8]) -> io::Result<()> {
