@@ -245,6 +245,28 @@ fn r8_spares_and_torn_heads_are_passed_over() {
 }
 
 #[test]
+fn r8_a_segment_that_no_head_goes_on_from_is_passed_over() {
+    let storage = crashed(2);
+    let used = |storage: &MemStorage| {
+        let names = names(storage).into_iter();
+        names
+            .rfind(|name| !frames(storage, name).is_empty())
+            .unwrap()
+    };
+    // An opening began it and was cut off before the name was durable; the next went on from the segment before.
+    let survivor = storage.crash(Survival::None);
+    drop(open(&storage).unwrap());
+    let begun = used(&storage);
+    assert_ne!(begun, FIRST);
+    survivor.put_file("0000000000000010.seg", vec![0; 32 << 10]);
+    drop(open(&survivor).unwrap());
+    assert!(used(&survivor) > begun);
+    survivor.put_file(&begun, storage.contents(&begun).unwrap());
+    assert_eq!(durable(&survivor), Seq(3));
+    assert!(survivor.contents(&begun).is_none());
+}
+
+#[test]
 fn r9_contents_that_do_not_decode_are_refused() {
     let storage = crashed(2);
     let last = *frames(&storage, FIRST).last().unwrap();

@@ -176,8 +176,8 @@ impl InstanceLog {
     /// below base and those that a start record voided. Completes when all are durable.
     ///
     /// # Errors
-    /// [`LogError::Conflict`] where another record is here, [`LogError::StaleTerm`] for one of a replaced term;
-    /// or when the log can't be written. Nothing was taken then.
+    /// [`LogError::OwnsShard`] once a term was started here, [`LogError::Conflict`] where another record is here,
+    /// [`LogError::StaleTerm`] for one of a replaced term; or when the log can't be written. Nothing was taken then.
     pub fn append_at(&self, records: Vec<Record>) -> Result<Submitted, LogError> {
         self.core().append_at(self.at, records)
     }
@@ -309,7 +309,9 @@ impl InstanceLog {
             let instance = state.instance_mut(self.at)?;
             let before = instance.holds.len();
             instance.holds.retain(|hold| hold.note.name != name);
-            let what = if instance.holds.len() < before {
+            let is_ended = instance.holds.len() < before;
+            state.room.freeing = state.freeing_bound();
+            let what = if is_ended {
                 What::Notes(vec![note])
             } else {
                 // Its end may be on the way still: durable once that is.

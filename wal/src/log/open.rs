@@ -192,6 +192,7 @@ fn start(
         keeper_called: true,
     };
     state.room.head_bytes = state.head_bound();
+    state.room.freeing = state.freeing_bound();
     state.plan_room();
     Ok(Core {
         storage,

@@ -5,7 +5,7 @@
 //! rule and at no more than that cost, so it is never further than planned: a queued entry always has its room.
 //!
 //! A full log keeps the last of it for what frees room, in three steps: records leave room for notes, notes
-//! leave some for the end of holds and hostings, and those leave room for one truncation.
+//! leave enough for the end of every hold and hosting, and those leave room for one truncation.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use crate::storage::StorageFile;
 
 /// A frame's header, its place in a block, and the count of its slots.
 const FRAME_COST: u64 = HEADER_LEN + BLOCK + 16;
+/// The most that the note of an ending takes: kind and length, the instance, the hold's name.
+const MAX_ENDING: u64 = 4 + 16 + 2 + 256;
 /// Around a head: its header, that of the frame after it, and both alignments.
 pub(super) const HEAD_COST: u64 = 2 * (HEADER_LEN + 8);
 
@@ -87,6 +89,8 @@ pub(crate) struct Room {
     pub(crate) reserve: u64,
     /// The most that the next head may take.
     pub(crate) head_bytes: u64,
+    /// What the end of every hold and hosting may take, each in a frame of its own.
+    pub(crate) freeing: u64,
     /// The frame that is being written, at its most; it is not in `current` yet.
     pub(crate) in_flight: u64,
     /// After all that is queued.
@@ -175,10 +179,13 @@ impl State {
         let hosted = self.instances.iter().flatten().count();
         // Room for one first-segment note and a flushed note of each instance.
         let truncation = FRAME_COST + 32 + 40 * len64(hosted);
-        let reserve = self.room.reserve;
+        let Room {
+            reserve, freeing, ..
+        } = self.room;
         match wanted {
-            Use::Records => reserve.max(3 * truncation),
-            Use::Notes => (reserve / 2).max(truncation),
+            Use::Records => reserve.max(3 * truncation + freeing),
+            // On a full device nothing but the end of what pins the log can free room: it must go through.
+            Use::Notes => (reserve / 2).max(truncation + freeing),
             Use::Freeing => truncation,
             Use::Truncation => 0,
         }
@@ -203,18 +210,26 @@ impl State {
 
     /// Whether there is room, if heads grow by `growth`.
     pub(crate) fn has_room(&mut self, wanted: Use, costs: &[u64], growth: u64) -> bool {
-        let keep = self.keep(wanted);
         if growth == 0 {
-            return self.room.fits(costs, keep);
+            return self.room.fits(costs, self.keep(wanted));
         }
-        let before = self.room.head_bytes;
+        let before = (self.room.head_bytes, self.room.freeing);
         self.room.head_bytes = self.head_bound() + growth;
-        if self.plan_room() && self.room.fits(costs, keep) {
+        // What is new must have an end, too.
+        self.room.freeing = self.freeing_bound() + FRAME_COST + MAX_ENDING;
+        if self.plan_room() && self.room.fits(costs, self.keep(wanted)) {
             return true;
         }
-        self.room.head_bytes = before;
+        (self.room.head_bytes, self.room.freeing) = before;
         self.plan_room();
         false
+    }
+
+    /// The most that ending every hold and hosting may take.
+    pub(crate) fn freeing_bound(&self) -> u64 {
+        let instances = self.instances.iter().flatten();
+        let endings: usize = instances.map(|instance| 1 + instance.holds.len()).sum();
+        len64(endings) * (FRAME_COST + MAX_ENDING)
     }
 
     /// The most that a head may take, as things are.

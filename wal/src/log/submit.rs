@@ -386,6 +386,12 @@ impl State {
         compared: &std::collections::HashSet<usize>,
     ) -> Result<(Vec<bool>, Vec<usize>), LogError> {
         let instance = self.instance(at)?;
+        if let Some(term) = instance.owner {
+            return Err(LogError::OwnsShard {
+                shard: instance.shard,
+                term,
+            });
+        }
         let mut seen = std::collections::HashMap::new();
         let mut fresh = vec![false; packed.len()];
         let mut unseen = Vec::new();
