@@ -156,9 +156,8 @@ fn on_a_full_device_what_frees_room_ends_and_so_does_closing() {
         .unwrap();
     }
     assert!(held.holds().is_empty());
-    let (gone, id) = (log.clone(), other.id());
-    ends("forget", move || gone.forget(id)).unwrap();
     held.set_flushed(last);
+    other.set_flushed(other.watermarks().durable);
     let writer = held.clone();
     let seq = ends("writing again", move || {
         loop {
@@ -170,7 +169,25 @@ fn on_a_full_device_what_frees_room_ends_and_so_does_closing() {
         }
     });
     assert_eq!(seq, last.next());
+    // One ended without room for its note, then made again: the older end must not take it away.
+    let budget = HoldBudget {
+        bytes: 1 << 40,
+        time: Duration::from_secs(1 << 30),
+    };
+    held.hold("hold-3", seq, budget).unwrap();
     ends("close", move || log.close()).unwrap();
+    let (log, _) = Log::open(Arc::new(storage.crash(Survival::None)), options()).unwrap();
+    let holds: Vec<_> = log
+        .status()
+        .holds
+        .into_iter()
+        .map(|hold| hold.name)
+        .collect();
+    assert_eq!(
+        holds,
+        ["hold-3"],
+        "the ends are noted with the truncation that they allowed"
+    );
 }
 
 /// Syncs as slowly as a device does: only then are frames gathered.

@@ -283,6 +283,9 @@ impl InstanceLog {
                     budget: budget.bytes,
                 });
             }
+            // An end that is not noted yet is of the hold before.
+            let ending = LocalNote::ReleaseHold(self.id, name.to_owned());
+            state.endings.retain(|waiting| *waiting != ending);
             let instance = state.instance_mut(self.at)?;
             instance.holds.retain(|hold| hold.note.name != name);
             // From now on it counts: nothing may be truncated while its note is on the way.
@@ -299,27 +302,40 @@ impl InstanceLog {
 
     /// Ends a hold, durably; one that is not there is ended already.
     ///
+    /// It frees room, so a full log does not refuse it: it then ends at once, and durably with the truncation that it
+    /// allows. After a power loss before that it is there again, to be ended again.
+    ///
     /// # Errors
-    /// When the log can't be written.
+    /// When the log is poisoned or closed, or the instance forgotten.
     pub fn release_hold(&self, name: &str) -> Result<(), LogError> {
+        let note = LocalNote::ReleaseHold(self.id, name.to_owned());
         let (completion, done) = Completion::single();
-        {
-            let note = LocalNote::ReleaseHold(self.id, name.to_owned());
-            let mut state = self.core().reserve_note(Use::Freeing, &note)?;
+        let is_full = {
+            let (mut state, is_full) = match self.core().reserve_note(Use::Freeing, &note) {
+                Ok(state) => (state, false),
+                Err(LogError::Full { .. }) => (self.core().lock(), true),
+                Err(error) => return Err(error),
+            };
             let instance = state.instance_mut(self.at)?;
             let before = instance.holds.len();
             instance.holds.retain(|hold| hold.note.name != name);
             let is_ended = instance.holds.len() < before;
-            state.room.freeing = state.freeing_bound();
-            let what = if is_ended {
-                What::Notes(vec![note])
+            if is_full {
+                state.endings.extend(is_ended.then_some(note));
             } else {
-                // Its end may be on the way still: durable once that is.
-                What::Barrier
-            };
-            self.core().enqueue_for_thread(&mut state, what, done);
+                let what = if is_ended {
+                    What::Notes(vec![note])
+                } else {
+                    // Its end may be on the way still: durable once that is.
+                    What::Barrier
+                };
+                self.core().enqueue_for_thread(&mut state, what, done);
+            }
+            is_full
+        };
+        if !is_full {
+            completion.wait()?;
         }
-        completion.wait()?;
         let mut state = self.core().lock();
         self.core().call_keeper(&mut state);
         Ok(())

@@ -189,7 +189,6 @@ impl Log {
             let at = state.by_id.remove(&id);
             let at = at.ok_or(LogError::UnknownInstance(id))?;
             let mut instance = state.instances[at].take();
-            state.room.freeing = state.freeing_bound();
             let waiting = instance.as_mut().map(|i| std::mem::take(&mut i.waiting));
             self.core()
                 .enqueue_for_thread(&mut state, What::Notes(vec![note]), done);

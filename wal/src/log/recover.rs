@@ -16,7 +16,7 @@ use crate::format::frame::{MAGIC, Position, VERSION};
 use crate::format::head::{Head, RosterEntry};
 use crate::format::notes::LocalNote;
 use crate::format::payload::{Item, PayloadReader, RecordItem};
-use crate::options::{LogEnd, Notes};
+use crate::options::{LogEnd, MIN_SEGMENT_BYTES, Notes};
 use crate::record::{RecordKind, StartBody};
 use crate::seqset::{SeqRange, SeqSet};
 use crate::storage::{Storage, StorageFile};
@@ -207,6 +207,17 @@ fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
             what: DamageKind::CutShort { promised },
         }));
     }
+    // R4: a segment is made with its length before anything is written to it. Shorter, it was cut.
+    let least = u64::from(MIN_SEGMENT_BYTES);
+    let starts_ours = bytes.iter().zip(MAGIC).all(|(&byte, magic)| byte == magic);
+    if crate::codec::len64(bytes.len()) < least && starts_ours && !bytes.is_empty() {
+        return Err(OpenError::Damaged(Damage {
+            segment: id,
+            offset: 0,
+            shards: Vec::new(),
+            what: DamageKind::CutShort { promised: least },
+        }));
+    }
     let start = bytes.get(..4).unwrap_or(&[0; 4]);
     let ours = start.iter().all(|&b| b == 0) || start == MAGIC;
     if !ours && headers_from(bytes, id, None, 0).next().is_none() {
@@ -273,7 +284,8 @@ impl Recovered {
                     });
                 }
                 Probe::Absent | Probe::BadPayload(_) => {
-                    if self.stopped(&mut segment, &bytes, until.is_some())? {
+                    let made = candidate.head.file_len;
+                    if self.stopped(&mut segment, &bytes, made, until.is_some())? {
                         break;
                     }
                 }
@@ -296,6 +308,7 @@ impl Recovered {
         &mut self,
         segment: &mut RecoveredSegment,
         bytes: &[u8],
+        made: u64,
         has_successor: bool,
     ) -> Result<bool, OpenError> {
         let chain = segment.chain;
@@ -310,6 +323,10 @@ impl Recovered {
         // R3: a later frame, here or in another segment, says that this place was durable.
         if let Some(promised) = promised.or((self.synced > here).then_some(self.synced)) {
             return Err(self.damage(segment, bytes, chain.end, Some(promised.offset)));
+        }
+        // R3: the file was cut, and with it perhaps the frames that promised each other.
+        if segment.len < made {
+            return Err(self.damage(segment, bytes, chain.end, Some(made)));
         }
         let start = usize::try_from(chain.end).unwrap_or(usize::MAX);
         let rest = bytes.get(start..).unwrap_or(&[]);

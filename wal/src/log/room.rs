@@ -5,20 +5,19 @@
 //! rule and at no more than that cost, so it is never further than planned: a queued entry always has its room.
 //!
 //! A full log keeps the last of it for what frees room, in three steps: records leave room for notes, notes
-//! leave enough for the end of every hold and hosting, and those leave room for one truncation.
+//! leave some for the end of holds and hostings, and those leave room for one truncation. The end of a hold that finds
+//! none left rides with that truncation.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::state::{Entry, Instance, State, What};
+use super::state::{Entry, Instance, State, What, note_size};
 use crate::codec::len64;
 use crate::format::frame::{BLOCK, HEADER_LEN};
 use crate::storage::StorageFile;
 
 /// A frame's header, its place in a block, and the count of its slots.
 const FRAME_COST: u64 = HEADER_LEN + BLOCK + 16;
-/// The most that the note of an ending takes: kind and length, the instance, the hold's name.
-const MAX_ENDING: u64 = 4 + 16 + 2 + 256;
 /// Around a head: its header, that of the frame after it, and both alignments.
 pub(super) const HEAD_COST: u64 = 2 * (HEADER_LEN + 8);
 
@@ -89,8 +88,6 @@ pub(crate) struct Room {
     pub(crate) reserve: u64,
     /// The most that the next head may take.
     pub(crate) head_bytes: u64,
-    /// What the end of every hold and hosting may take, each in a frame of its own.
-    pub(crate) freeing: u64,
     /// The frame that is being written, at its most; it is not in `current` yet.
     pub(crate) in_flight: u64,
     /// After all that is queued.
@@ -177,15 +174,13 @@ impl State {
     /// What a use must leave in the last segment.
     pub(crate) fn keep(&self, wanted: Use) -> u64 {
         let hosted = self.instances.iter().flatten().count();
-        // Room for one first-segment note and a flushed note of each instance.
-        let truncation = FRAME_COST + 32 + 40 * len64(hosted);
-        let Room {
-            reserve, freeing, ..
-        } = self.room;
+        // Room for one first-segment note, a flushed note of each instance, and the ends of holds that found none.
+        let endings: u64 = self.endings.iter().map(|note| len64(note_size(note))).sum();
+        let truncation = FRAME_COST + 32 + 40 * len64(hosted) + endings;
+        let reserve = self.room.reserve;
         match wanted {
-            Use::Records => reserve.max(3 * truncation + freeing),
-            // On a full device nothing but the end of what pins the log can free room: it must go through.
-            Use::Notes => (reserve / 2).max(truncation + freeing),
+            Use::Records => reserve.max(3 * truncation),
+            Use::Notes => (reserve / 2).max(2 * truncation),
             Use::Freeing => truncation,
             Use::Truncation => 0,
         }
@@ -210,26 +205,18 @@ impl State {
 
     /// Whether there is room, if heads grow by `growth`.
     pub(crate) fn has_room(&mut self, wanted: Use, costs: &[u64], growth: u64) -> bool {
+        let keep = self.keep(wanted);
         if growth == 0 {
-            return self.room.fits(costs, self.keep(wanted));
+            return self.room.fits(costs, keep);
         }
-        let before = (self.room.head_bytes, self.room.freeing);
+        let before = self.room.head_bytes;
         self.room.head_bytes = self.head_bound() + growth;
-        // What is new must have an end, too.
-        self.room.freeing = self.freeing_bound() + FRAME_COST + MAX_ENDING;
-        if self.plan_room() && self.room.fits(costs, self.keep(wanted)) {
+        if self.plan_room() && self.room.fits(costs, keep) {
             return true;
         }
-        (self.room.head_bytes, self.room.freeing) = before;
+        self.room.head_bytes = before;
         self.plan_room();
         false
-    }
-
-    /// The most that ending every hold and hosting may take.
-    pub(crate) fn freeing_bound(&self) -> u64 {
-        let instances = self.instances.iter().flatten();
-        let endings: usize = instances.map(|instance| 1 + instance.holds.len()).sum();
-        len64(endings) * (FRAME_COST + MAX_ENDING)
     }
 
     /// The most that a head may take, as things are.

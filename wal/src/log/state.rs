@@ -350,6 +350,9 @@ pub(crate) struct State {
     pub(crate) truncating: bool,
     /// ...and is durable: segments below may be removed.
     pub(crate) removable: Option<u64>,
+    /// Holds that ended while there was no room to note it: that rides with the next truncation or mark. Until then
+    /// power loss brings them back, which costs room and no data.
+    pub(crate) endings: Vec<LocalNote>,
     /// The keeper has something to look at.
     pub(crate) keeper_called: bool,
 }
@@ -436,13 +439,13 @@ impl State {
         hold.age() > hold.note.time || self.bytes_after(at, hold.note.from) > hold.note.bytes
     }
 
-    /// Notes of how far the instances are flushed, where that is not noted yet.
-    pub(crate) fn flushed_notes(&self) -> Vec<LocalNote> {
+    /// What waits to be noted when something is written anyway: how far the instances are flushed, and ended holds.
+    pub(crate) fn waiting_notes(&self) -> Vec<LocalNote> {
         let instances = self.instances.iter().flatten();
-        instances
+        let flushed = instances
             .filter(|instance| instance.flushed_durable() > instance.flushed_noted)
-            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()))
-            .collect()
+            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()));
+        flushed.chain(self.endings.iter().cloned()).collect()
     }
 
     /// What the head of the next segment says of the instances.

@@ -8,12 +8,12 @@ use super::walk::{Live, Missing, Outline, Piece, items, walk};
 use super::{KeptAside, LOST_NOTE, Lost, Parts, RepairPlan, ShardLoss, Unhosted, Unreadable};
 use crate::codec::len64;
 use crate::error::OpenError;
-use crate::format::frame::{HEADER_LEN, align8};
+use crate::format::frame::{BLOCK, HEADER_LEN, align8};
 use crate::format::head::{Head, Predecessor, RosterEntry};
 use crate::format::payload::{Item, RecordItem};
 use crate::log::recover::{Recovered, RecoveredInstance, RecoveredSegment, io_error};
 use crate::log::scan::{Chain, Frame, read_file, segment_name};
-use crate::options::Notes;
+use crate::options::{MIN_SEGMENT_BYTES, Notes};
 use crate::seqset::{SeqRange, SeqSet};
 use crate::words::{InstanceId, Seq, ShardId, TermStart};
 
@@ -118,7 +118,8 @@ impl<'a> Survey<'a> {
             },
             max: HashMap::new(),
         };
-        let walked = walk(&bytes, id, live.until.map(|until| until.end))?;
+        let until = live.until.map(|until| until.end);
+        let walked = walk(&bytes, id, until, live.outline.made())?;
         for piece in walked.pieces {
             match piece {
                 Piece::Lost(range) => self.lose(id, range, false),
@@ -306,6 +307,7 @@ impl<'a> Survey<'a> {
             bytes: outline.len,
         });
         let heads: usize = roster.iter().map(entry_bound).sum();
+        let segment_bytes = self.source_bytes + len64(heads) + 3 * BLOCK;
         RepairPlan {
             reason: refused.to_string(),
             unreadable: self.unreadable,
@@ -314,7 +316,7 @@ impl<'a> Survey<'a> {
             notes_unknown: self.lost_since_head > 0,
             records_kept: self.records_kept,
             kept_aside: kept_aside.collect(),
-            segment_bytes: self.source_bytes + len64(heads) + 3 * crate::format::frame::BLOCK,
+            segment_bytes: segment_bytes.max(MIN_SEGMENT_BYTES.into()),
             parts: Parts {
                 name: name(refused),
                 stays: self.chain.map(predecessor),
@@ -403,6 +405,7 @@ const fn predecessor(chain: Chain) -> Predecessor {
 fn entry_bound(entry: &RosterEntry) -> usize {
     let mut head = Vec::new();
     Head {
+        file_len: 0,
         predecessor: None,
         first_segment: 0,
         roster: vec![entry.clone()],

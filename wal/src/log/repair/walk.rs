@@ -14,6 +14,7 @@ use crate::format::head::{Head, Predecessor};
 use crate::format::payload::{Item, PayloadReader};
 use crate::log::recover::io_error;
 use crate::log::scan::{Frame, Probe, headers_from, probe, promised_past, read_file, segment_name};
+use crate::options::MIN_SEGMENT_BYTES;
 use crate::record::{RecordKind, StartBody};
 use crate::storage::{Storage, StorageFile};
 
@@ -29,6 +30,16 @@ pub(super) struct Outline {
     has_frames: bool,
     /// A frame in it says that something in it was durable.
     is_promised: bool,
+}
+
+impl Outline {
+    /// The length that the file was made with, as far as it is known.
+    pub(super) fn made(&self) -> Option<u64> {
+        let least = u64::from(MIN_SEGMENT_BYTES);
+        let is_cut = self.is_written && self.len < least;
+        let head = self.head.as_ref().map(|head| head.file_len);
+        head.or(is_cut.then_some(least))
+    }
 }
 
 /// A segment that was part of the log.
@@ -126,7 +137,7 @@ pub(super) fn live(outlines: Vec<Outline>) -> (Vec<Live>, Vec<Missing>) {
             Link::Nothing | Link::Unknown => {}
         }
         let is_part = match link {
-            Link::Nothing => outline.head.is_some() || outline.is_promised,
+            Link::Nothing => outline.made().is_some() || outline.is_promised,
             Link::Unknown => outline.head.is_some() || outline.has_frames,
             Link::Named(_) | Link::First => true,
         };
@@ -189,7 +200,13 @@ pub(super) fn items(payload: &[u8], count: u32) -> Result<Vec<Item>, FormatError
 }
 
 /// The frames of a segment up to `until`, or where nobody names an end, as far as they go on or are promised.
-pub(super) fn walk(bytes: &[u8], id: u64, until: Option<u64>) -> Result<Walked, OpenError> {
+/// `made`: the length that the file was made with.
+pub(super) fn walk(
+    bytes: &[u8],
+    id: u64,
+    until: Option<u64>,
+    made: Option<u64>,
+) -> Result<Walked, OpenError> {
     let limit = until.unwrap_or(len64(bytes.len()));
     let mut walked = Walked::default();
     let mut at = 0;
@@ -227,6 +244,11 @@ pub(super) fn walk(bytes: &[u8], id: u64, until: Option<u64>) -> Result<Walked, 
         let Some(next) = next else { break };
         at = next;
         checksum = None;
+    }
+    let len = len64(bytes.len());
+    if let Some(made) = made.filter(|&made| until.is_none() && made > len) {
+        // The file was cut: what stood there may have been promised by what stood behind it.
+        walked.pieces.push(Piece::Lost(at.min(len)..made));
     }
     Ok(walked)
 }

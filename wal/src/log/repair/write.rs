@@ -131,6 +131,7 @@ impl RepairPlan {
             buffer: Vec::new(),
         };
         let head = Head {
+            file_len: self.segment_bytes,
             predecessor: parts.stays,
             first_segment: parts.prefix.first().copied().unwrap_or(parts.id),
             roster: parts.roster.clone(),
