@@ -63,9 +63,19 @@ impl DataDir {
                 ),
             });
         }
+        Self::lock(root, found, true)
+    }
+
+    /// Locks a directory that is there, whoever's it is. Nothing is written.
+    pub(crate) fn lock_existing(root: &Path) -> Result<Self, Error> {
+        let node = read_format(root)?;
+        Self::lock(root, node, false)
+    }
+
+    fn lock(root: &Path, node: NodeId, create: bool) -> Result<Self, Error> {
         let path = root.join(LOCK_FILE);
         let file = File::options()
-            .create(true)
+            .create(create)
             .truncate(false)
             .write(true)
             .open(&path)
@@ -77,7 +87,7 @@ impl DataDir {
         }
         Ok(Self {
             root: root.into(),
-            node: found,
+            node,
             lock: Mutex::new(Some(file)),
         })
     }

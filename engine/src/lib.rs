@@ -19,6 +19,7 @@ mod node;
 mod options;
 mod placement;
 mod readonly;
+mod repair;
 mod request;
 mod scan;
 mod shard;
@@ -36,12 +37,14 @@ pub use migrate::{Migrate, Migration};
 pub use options::{DEFAULT_SHARDS, EngineOptions};
 pub use placement::{ClusterInfo, FilePlacement, Placement, PlacementError};
 pub use readonly::ReadOnly;
+pub use repair::LogRepair;
 pub use request::{Read, Write};
 pub use scan::{Scan, Snapshot};
 pub use status::{EngineStatus, ShardRole, ShardStatus};
 pub use store::{Entry, ParseVersionError, ScanOptions, StoreError, Version};
 pub use watershed_migration as migration;
 pub use watershed_migration::NodeId;
+pub use watershed_wal::repair as log_repair;
 pub use watershed_wal::{Durability, Epoch, InstanceId, LogStatus, Seq, ShardId, Term};
 
 #[cfg(doctest)]

@@ -55,6 +55,24 @@ pub enum LogError {
         /// What is allowed.
         max: usize,
     },
+    /// Another owner's records for an instance that owns the shard itself. Nothing was taken.
+    #[error(
+        "shard {shard}: this instance owns the shard since term {term} and takes no records of another owner; read who owns the shard now"
+    )]
+    OwnsShard {
+        /// The shard.
+        shard: ShardId,
+        /// The term that the instance started.
+        term: Term,
+    },
+    /// A note under a name that the log keeps for itself.
+    #[error(
+        "{key:?} is a name for the log's own notes; take one that does not start with \"wal.\""
+    )]
+    ReservedNote {
+        /// The name.
+        key: String,
+    },
     /// Two bodies for one (term, Seq), or two terms for one Seq: the copies are of different lineages.
     #[error(
         "shard {shard}: a different record is already here as {seq} of term {term}; this copy is of another lineage and must start again from a checkpoint"

@@ -238,10 +238,35 @@ fn r8_spares_and_torn_heads_are_passed_over() {
     let storage = crashed(2);
     storage.put_file("0000000000000010.seg", vec![0; 32 << 10]);
     let mut torn = storage.contents(FIRST).unwrap();
-    torn.truncate(50);
+    torn[50..].fill(0);
     storage.put_file("0000000000000011.seg", torn);
     assert_eq!(durable(&storage), Seq(3));
     assert!(!names(&storage).contains(&"0000000000000010.seg".to_owned()));
+}
+
+#[test]
+fn r8_a_segment_that_no_head_goes_on_from_is_passed_over() {
+    let storage = crashed(2);
+    let used = |storage: &MemStorage| {
+        let mut names = names(storage).into_iter();
+        names
+            .rfind(|name| !frames(storage, name).is_empty())
+            .unwrap()
+    };
+    // An opening began it and was cut off before the name was durable; the next went on from the segment before.
+    let survivor = MemStorage::new();
+    for name in names(&storage) {
+        survivor.put_file(&name, storage.contents(&name).unwrap());
+    }
+    drop(open(&storage).unwrap());
+    let begun = used(&storage);
+    assert_ne!(begun, FIRST);
+    survivor.put_file("0000000000000010.seg", vec![0; 32 << 10]);
+    drop(open(&survivor).unwrap());
+    assert!(used(&survivor) > begun);
+    survivor.put_file(&begun, storage.contents(&begun).unwrap());
+    assert_eq!(durable(&survivor), Seq(3));
+    assert!(survivor.contents(&begun).is_none());
 }
 
 #[test]

@@ -147,32 +147,47 @@ fn on_a_full_device_what_frees_room_ends_and_so_does_closing() {
     let storage = MemStorage::new();
     storage.set_capacity(Some(128 << 10));
     let (log, held, other, last) = filled(&storage);
-    // With room for one frame or refused: either way it ends, and nothing is half done.
+    // Nothing else can free room here, so these must go through.
     for n in 0..4 {
-        let name = format!("hold-{n}");
-        let (instance, released) = (held.clone(), name.clone());
-        match ends("release_hold", move || instance.release_hold(&released)) {
-            Ok(()) => {}
-            Err(LogError::Full { .. }) => {
-                assert!(held.holds().iter().any(|hold| hold.name == name));
-            }
-            Err(error) => panic!("{error}"),
-        }
+        let instance = held.clone();
+        ends("release_hold", move || {
+            instance.release_hold(&format!("hold-{n}"))
+        })
+        .unwrap();
     }
+    assert!(held.holds().is_empty());
     held.set_flushed(last);
     other.set_flushed(other.watermarks().durable);
-    // The room kept for it truncates; from then on there is room for all.
-    let instance = held.clone();
-    ends("releasing the rest", move || {
-        while let Some(hold) = instance.holds().pop() {
-            match instance.release_hold(&hold.name) {
-                Ok(()) => {}
+    let writer = held.clone();
+    let seq = ends("writing again", move || {
+        loop {
+            match put(&writer, 700, Durability::Sync) {
+                Ok(seq) => break seq,
                 Err(LogError::Full { .. }) => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),
             }
         }
     });
+    assert_eq!(seq, last.next());
+    // One ended without room for its note, then made again: the older end must not take it away.
+    let budget = HoldBudget {
+        bytes: 1 << 40,
+        time: Duration::from_secs(1 << 30),
+    };
+    held.hold("hold-3", seq, budget).unwrap();
     ends("close", move || log.close()).unwrap();
+    let (log, _) = Log::open(Arc::new(storage.crash(Survival::None)), options()).unwrap();
+    let holds: Vec<_> = log
+        .status()
+        .holds
+        .into_iter()
+        .map(|hold| hold.name)
+        .collect();
+    assert_eq!(
+        holds,
+        ["hold-3"],
+        "the ends are noted with the truncation that they allowed"
+    );
 }
 
 /// Syncs as slowly as a device does: only then are frames gathered.

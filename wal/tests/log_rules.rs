@@ -337,3 +337,33 @@ fn rule_14_a_hold_is_durable_when_it_returns_and_restored_before_truncation() {
         Err(LogError::Poisoned { .. })
     ));
 }
+
+#[test]
+fn an_owner_takes_no_records_of_another() {
+    let storage = MemStorage::new();
+    let log = open(&storage);
+    let owner = log
+        .host(ShardId(1), InstanceId(1), Seq::ZERO, Vec::new())
+        .unwrap();
+    let record = |seq| {
+        Record::new(
+            term(1),
+            Seq(seq),
+            RecordKind::Batch,
+            Bytes::from_static(b"x"),
+        )
+    };
+    // A receiver until it starts a term.
+    owner.append_at(vec![record(1)]).unwrap().wait().unwrap();
+    owner
+        .start_term(term(2), Seq::ZERO)
+        .unwrap()
+        .wait()
+        .unwrap();
+    let refused = owner.append_at(vec![record(1), record(2), record(3)]);
+    assert!(
+        matches!(refused, Err(LogError::OwnsShard { shard: ShardId(1), term: t }) if t == term(2)),
+        "{refused:?}"
+    );
+    assert_eq!(owner.watermarks().assigned, Seq(2));
+}

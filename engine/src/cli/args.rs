@@ -39,7 +39,7 @@ pub(super) enum Command {
     Scan(ScanArgs),
     /// Show the shards, the log and the migrations of an engine's directory.
     Status(StatusArgs),
-    /// Look into a write-ahead log, also while an engine is running on it.
+    /// Look into a write-ahead log, also while an engine is running on it; repair one.
     #[command(subcommand)]
     Wal(WalCommand),
 }
@@ -53,6 +53,14 @@ pub(super) enum WalCommand {
     },
     /// Print one line for each record.
     Dump {
+        /// The engine's directory.
+        dir: PathBuf,
+    },
+    /// Give up what damage made unreadable, so that the engine opens again. Shows first what is lost.
+    Repair {
+        /// Only show what would be lost; change nothing.
+        #[arg(long)]
+        dry_run: bool,
         /// The engine's directory.
         dir: PathBuf,
     },

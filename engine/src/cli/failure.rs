@@ -144,6 +144,7 @@ impl From<Error> for Failure {
                 }
                 OpenError::NewerFormat { .. } => (Kind::NewerFormat, Some(dir.clone())),
                 OpenError::Foreign { .. } => (Kind::BadDirectory, Some(dir.clone())),
+                OpenError::Full { .. } => (Kind::NoRoom, Some(dir.clone())),
                 _ => (Kind::Engine, Some(dir.clone())),
             },
             _ => (Kind::Engine, None),

@@ -53,6 +53,7 @@ fn run(command: Command, output: &Output) -> Result<Answer, Failure> {
         Command::Status(options) => status::run(&options),
         Command::Wal(WalCommand::Verify { dir }) => wal::verify(&dir),
         Command::Wal(WalCommand::Dump { dir }) => wal::dump(&dir, output),
+        Command::Wal(WalCommand::Repair { dry_run, dir }) => wal::repair(&dir, dry_run, output),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `wal verify` and `wal dump`: look into the log of an engine's directory without its lock, changing nothing.
+//! `wal repair`: gives up what damage made unreadable, with the lock, and only prints what `LogRepair` decides.
 //!
-//! They work on a closed and on a running engine; what a running one is just writing shows as a torn tail. The words for
+//! The first two work on a closed and on a running engine; what a running one is just writing shows as a torn tail. The words for
 //! damage are the ones with which the engine would refuse to open.
 
 use std::io::{self, Write};
@@ -12,7 +13,7 @@ use watershed_wal::{DirStorage, DumpLine, LogEnd, LogView, OpenError, Storage};
 
 use super::failure::{Failure, Kind};
 use super::output::{Answer, JsonList, Output, bytes, thousands};
-use crate::Error;
+use crate::{Error, LogRepair};
 
 pub(super) fn verify(dir: &Path) -> Result<Answer, Failure> {
     let report = watershed_wal::verify(storage(dir)?).map_err(|error| failed(dir, error))?;
@@ -43,6 +44,45 @@ pub(super) fn dump(dir: &Path, output: &Output) -> Result<Answer, Failure> {
     } else {
         dump_text(view.dump())
     }
+}
+
+pub(super) fn repair(dir: &Path, dry_run: bool, output: &Output) -> Result<Answer, Failure> {
+    storage(dir)?;
+    let repair = LogRepair::plan(dir)?;
+    let plan = repair.found().cloned();
+    let document = |kept: Option<&Path>, report: Value| {
+        json!({
+            "repaired": !report.is_null(),
+            "dry_run": dry_run,
+            "plan": plan,
+            "report": report,
+            "kept_in": kept,
+        })
+    };
+    let Some(plan) = &plan else {
+        let text = "nothing to repair: the log opens as it is";
+        return Ok(Answer::new(text, document(None, Value::Null)));
+    };
+    if dry_run {
+        let text = format!("{plan}\nnothing was changed: run it without --dry-run to give this up");
+        return Ok(Answer::new(text, document(None, Value::Null)));
+    }
+    if !output.json() {
+        output.say(&plan.to_string());
+    }
+    let Some((report, kept)) = repair.apply()? else {
+        return Ok(Answer::new(
+            "nothing to repair",
+            document(None, Value::Null),
+        ));
+    };
+    let text = format!(
+        "repaired: {} records behind the damage are in segment {:016x}, and the damaged segments are kept in {}; delete that directory when nobody needs them",
+        thousands(report.records),
+        report.segment,
+        kept.display()
+    );
+    Ok(Answer::new(text, document(Some(&kept), json!(report))))
 }
 
 fn dump_json(lines: impl Iterator<Item = DumpLine>) -> Result<Answer, Failure> {

@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use watershed_wal::InstanceId;
+use watershed_wal::{InstanceId, ShardId};
 
 use super::Node;
 use crate::Error;
+use crate::placement::Witness;
 use crate::store::Store;
 
 impl Node {
@@ -27,12 +28,13 @@ impl Node {
             kept.extend(record.frozen.map(|frozen| frozen.instance));
         }
         let shards = self.data.shards();
-        let swept = self.runtime.spawn_blocking(move || sweep(&shards, &kept));
+        let witness = self.witness.clone();
+        let swept = self.runtime.spawn_blocking(move || sweep(&shards, &kept, &witness));
         swept.await.unwrap_or(Err(Error::Closed))
     }
 }
 
-fn sweep(shards: &Path, kept: &HashSet<InstanceId>) -> Result<(), Error> {
+fn sweep(shards: &Path, kept: &HashSet<InstanceId>, witness: &Witness) -> Result<(), Error> {
     let entries = match std::fs::read_dir(shards) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -43,7 +45,10 @@ fn sweep(shards: &Path, kept: &HashSet<InstanceId>) -> Result<(), Error> {
         let name = entry.file_name();
         match name.to_str().and_then(parse) {
             // What is beside a copy's name was never finished, or is on its way out.
-            Some((instance, whole)) if !(whole && kept.contains(&instance)) => {
+            Some((shard, instance, whole)) if !(whole && kept.contains(&instance)) => {
+                if whole {
+                    witness.may_delete(shard, instance)?;
+                }
                 let bytes = destroy(&entry.path(), whole)?;
                 tracing::info!(dir = %entry.path().display(), bytes, "deleted a copy that a crash left over");
             }
@@ -56,12 +61,12 @@ fn sweep(shards: &Path, kept: &HashSet<InstanceId>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The instance in a directory's name, and whether the name is a copy's own, not one beside it.
-fn parse(name: &str) -> Option<(InstanceId, bool)> {
+/// The shard and the instance in a directory's name, and whether the name is a copy's own, not one beside it.
+fn parse(name: &str) -> Option<(ShardId, InstanceId, bool)> {
     let (shard, rest) = name.split_once('-')?;
-    shard.parse::<u64>().ok()?;
+    let shard = ShardId(shard.parse().ok()?);
     let (instance, suffix) = rest.split_once('.').unwrap_or((rest, ""));
-    Some((instance.parse().ok()?, suffix.is_empty()))
+    Some((shard, instance.parse().ok()?, suffix.is_empty()))
 }
 
 fn destroy(dir: &Path, whole: bool) -> Result<u64, Error> {

@@ -182,7 +182,9 @@ impl Node {
         let Some(applied) = hosted.applied() else {
             return Ok(());
         };
-        let range = SeqRange::after(applied.seq, hosted.log.watermarks().durable);
+        // From the store on: behind it the log may have a hole that the store has not (after a repair, or a receiver's).
+        let end = hosted.log.has().contiguous_after(applied.seq);
+        let range = SeqRange::after(applied.seq, end);
         let hosted = hosted.clone();
         let replay = self.runtime.spawn_blocking(move || hosted.replay(range));
         replay.await.unwrap_or(Err(Error::Closed))

@@ -107,14 +107,15 @@ impl Hosted {
     ///
     /// The caller has read the placement record and found this node, this instance and this epoch in it.
     pub(crate) async fn become_owner(&self, epoch: Epoch) -> Result<(Term, Seq), Error> {
-        let opening = match self.log.terms().last() {
-            Some(last) if last.term.epoch > epoch => {
-                return Err(Error::older_placement(self.shard, epoch, last.term.epoch));
-            }
-            Some(last) if last.term.epoch == epoch => last.term.opening + 1,
-            _ => 1,
-        };
-        let term = Term { epoch, opening };
+        if let Some(last) = self
+            .log
+            .terms()
+            .last()
+            .filter(|last| last.term.epoch > epoch)
+        {
+            return Err(Error::older_placement(self.shard, epoch, last.term.epoch));
+        }
+        let term = self.log.next_term(epoch);
         let applied = self.store()?.applied();
         // The role comes first: the start record is the first that is applied as an owner's.
         self.set_role(Role::Owner { term });

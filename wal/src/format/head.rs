@@ -1,7 +1,7 @@
 //! The head of a segment: its first frame, which makes the segments before it dispensable.
 //!
 //! ```text
-//! head := block size varint | predecessor u8 (0 or 1)
+//! head := block size varint | the file's length u64 | predecessor u8 (0 or 1)
 //!         | [segment varint | end varint | checksum u32 | nonce u64]   where there is one
 //!         | first segment still needed varint | instance count varint | instance *
 //! instance := id u128 | shard varint | base varint | flushed varint | terms | holds | notes
@@ -40,6 +40,8 @@ pub(crate) struct RosterEntry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
+    /// The segment file was made with so many bytes: a shorter one was cut.
+    pub(crate) file_len: u64,
     pub(crate) predecessor: Option<Predecessor>,
     pub(crate) first_segment: u64,
     pub(crate) roster: Vec<RosterEntry>,
@@ -48,6 +50,7 @@ pub(crate) struct Head {
 impl Head {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_varint(out, BLOCK);
+        out.put_u64_le(self.file_len);
         out.put_u8(u8::from(self.predecessor.is_some()));
         if let Some(before) = &self.predecessor {
             put_varint(out, before.segment);
@@ -84,6 +87,7 @@ impl Head {
                 value: block,
             });
         }
+        let file_len = reader.u64_le(WHAT)?;
         let offset = reader.offset();
         let predecessor = match reader.u8(WHAT)? {
             0 => None,
@@ -109,6 +113,7 @@ impl Head {
         }
         reader.finish(WHAT)?;
         Ok(Self {
+            file_len,
             predecessor,
             first_segment,
             roster,

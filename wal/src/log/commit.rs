@@ -248,7 +248,8 @@ impl Core {
         if was_dirty {
             self.publish_sync(&mut state);
         }
-        let head = Head {
+        let mut head = Head {
+            file_len: 0,
             predecessor: Some(writer.predecessor()),
             first_segment: state.first_segment,
             roster: state.roster(),
@@ -257,6 +258,7 @@ impl Core {
         head.encode(&mut encoded);
         let head_bytes = len64(encoded.len());
         let (mut state, spare) = self.take_spare(state, head_bytes + payload + HEAD_COST)?;
+        head.file_len = spare.len;
         let segment = Segment {
             file: Arc::clone(&spare.file),
             nonce: writer.nonce,

@@ -19,10 +19,12 @@ use crate::format::notes::{HoldNote, LocalNote};
 use crate::options::{HoldBudget, HoldInfo, Watermarks};
 use crate::record::{Record, RecordKind};
 use crate::seqset::{SeqRange, SeqSet};
-use crate::words::{Durability, InstanceId, Seq, ShardId, Term, TermStart};
+use crate::words::{Durability, Epoch, InstanceId, Seq, ShardId, Term, TermStart};
 
 /// The longest name of a hold or a note.
 const MAX_NAME: usize = 256;
+/// Keys of notes that the log itself writes.
+const RESERVED: &str = "wal.";
 /// The longest value of a note: each head carries all notes.
 const MAX_NOTE: usize = 64 << 10;
 
@@ -88,6 +90,18 @@ impl InstanceLog {
     #[must_use]
     pub fn term(&self) -> Option<Term> {
         self.peek(|instance| instance.owner)
+    }
+
+    /// The term that the owner of this epoch starts next: its opening is above all that were started here, and after
+    /// a repair above all that may have been lost.
+    #[must_use]
+    pub fn next_term(&self, epoch: Epoch) -> Term {
+        self.peek(|instance| {
+            let started = instance.last_term().filter(|last| last.epoch == epoch);
+            let started = started.map_or(0, |last| last.opening);
+            let lost = instance.lost().map_or(0, |lost| lost.opening);
+            Term::new(epoch, started.max(lost).saturating_add(1))
+        })
     }
 
     /// Sets who takes committed records from now on. One call into the sink before may still be under way.
@@ -162,8 +176,8 @@ impl InstanceLog {
     /// below base and those that a start record voided. Completes when all are durable.
     ///
     /// # Errors
-    /// [`LogError::Conflict`] where another record is here, [`LogError::StaleTerm`] for one of a replaced term;
-    /// or when the log can't be written. Nothing was taken then.
+    /// [`LogError::OwnsShard`] once a term was started here, [`LogError::Conflict`] where another record is here,
+    /// [`LogError::StaleTerm`] for one of a replaced term; or when the log can't be written. Nothing was taken then.
     pub fn append_at(&self, records: Vec<Record>) -> Result<Submitted, LogError> {
         self.core().append_at(self.at, records)
     }
@@ -269,6 +283,9 @@ impl InstanceLog {
                     budget: budget.bytes,
                 });
             }
+            // An end that is not noted yet is of the hold before.
+            let ending = LocalNote::ReleaseHold(self.id, name.to_owned());
+            state.endings.retain(|waiting| *waiting != ending);
             let instance = state.instance_mut(self.at)?;
             instance.holds.retain(|hold| hold.note.name != name);
             // From now on it counts: nothing may be truncated while its note is on the way.
@@ -285,25 +302,40 @@ impl InstanceLog {
 
     /// Ends a hold, durably; one that is not there is ended already.
     ///
+    /// It frees room, so a full log does not refuse it: it then ends at once, and durably with the truncation that it
+    /// allows. After a power loss before that it is there again, to be ended again.
+    ///
     /// # Errors
-    /// When the log can't be written.
+    /// When the log is poisoned or closed, or the instance forgotten.
     pub fn release_hold(&self, name: &str) -> Result<(), LogError> {
+        let note = LocalNote::ReleaseHold(self.id, name.to_owned());
         let (completion, done) = Completion::single();
-        {
-            let note = LocalNote::ReleaseHold(self.id, name.to_owned());
-            let mut state = self.core().reserve_note(Use::Freeing, &note)?;
+        let is_full = {
+            let (mut state, is_full) = match self.core().reserve_note(Use::Freeing, &note) {
+                Ok(state) => (state, false),
+                Err(LogError::Full { .. }) => (self.core().lock(), true),
+                Err(error) => return Err(error),
+            };
             let instance = state.instance_mut(self.at)?;
             let before = instance.holds.len();
             instance.holds.retain(|hold| hold.note.name != name);
-            let what = if instance.holds.len() < before {
-                What::Notes(vec![note])
+            let is_ended = instance.holds.len() < before;
+            if is_full {
+                state.endings.extend(is_ended.then_some(note));
             } else {
-                // Its end may be on the way still: durable once that is.
-                What::Barrier
-            };
-            self.core().enqueue_for_thread(&mut state, what, done);
+                let what = if is_ended {
+                    What::Notes(vec![note])
+                } else {
+                    // Its end may be on the way still: durable once that is.
+                    What::Barrier
+                };
+                self.core().enqueue_for_thread(&mut state, what, done);
+            }
+            is_full
+        };
+        if !is_full {
+            completion.wait()?;
         }
-        completion.wait()?;
         let mut state = self.core().lock();
         self.core().call_keeper(&mut state);
         Ok(())
@@ -319,9 +351,14 @@ impl InstanceLog {
     /// removes.
     ///
     /// # Errors
-    /// When key or value is too long, or the log can't be written.
+    /// When key or value is too long, the key starts with `wal.` (the log's own notes), or the log can't be written.
     pub fn put_note(&self, key: &str, value: Bytes) -> Result<Submitted, LogError> {
         check_name(key)?;
+        if key.starts_with(RESERVED) {
+            return Err(LogError::ReservedNote {
+                key: key.to_owned(),
+            });
+        }
         if value.len() > MAX_NOTE {
             return Err(LogError::TooLarge {
                 len: value.len(),

@@ -151,7 +151,7 @@ impl Core {
         let Some(first) = first_needed(state) else {
             return;
         };
-        let mut notes = state.flushed_notes();
+        let mut notes = state.waiting_notes();
         notes.push(LocalNote::FirstSegment(first));
         let entry = Entry::notes(notes.clone());
         let costs = [Room::cost(&entry)];
@@ -173,7 +173,7 @@ impl Core {
                 instance.truncated = instance.truncated.max(seq);
             }
         }
-        self.noted_flushed(state, &notes);
+        self.noted(state, &notes);
         self.enqueue(state, entry);
         self.call_thread(state);
     }

@@ -3,6 +3,7 @@
 //! - `state`: what it knows, under one mutex; `core`: what the handles share.
 //! - `submit`: the gate, Seqs, and who leads; `commit`: writing frames; `thread`: the log thread.
 //! - `keeper`: segments made ahead and taken away; `room`: what of them is promised to whom; `recover`, `scan`: reading segments back.
+//! - `repair`: giving up what damage made unreadable, so that the log opens again.
 //! - `index`, `read`, `tail`: reading records; `instance`: the handle of one hosting; `view`: reading without the lock.
 
 mod commit;
@@ -14,6 +15,7 @@ mod keeper;
 mod open;
 mod read;
 mod recover;
+pub mod repair;
 mod room;
 mod scan;
 mod sink;

@@ -107,7 +107,8 @@ fn start(
         .collect();
     let before = recovered.segments.last().map(|last| last.chain);
     let first_segment = recovered.first_segment.max(1);
-    let head = Head {
+    let mut head = Head {
+        file_len: 0,
         predecessor: before.map(|chain| crate::format::head::Predecessor {
             segment: chain.segment,
             end: chain.end,
@@ -126,6 +127,7 @@ fn start(
         .and_then(|file| storage.sync_dir().map(|()| file))
         .map_err(|source| create_error(id, len, source))?;
     let spare = Spare { id, file, len };
+    head.file_len = len;
     let mut writer = Writer {
         segment: id,
         file: Arc::clone(&spare.file),
@@ -189,6 +191,7 @@ fn start(
         recent_bytes: 0,
         truncating: false,
         removable: None,
+        endings: Vec::new(),
         keeper_called: true,
     };
     state.room.head_bytes = state.head_bound();

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::index::Index;
+use super::repair::forget_lost;
 use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past, read_file};
 use super::scan::{segment_id, segment_name};
 use crate::codec::FormatError;
@@ -15,7 +16,7 @@ use crate::format::frame::{MAGIC, Position, VERSION};
 use crate::format::head::{Head, RosterEntry};
 use crate::format::notes::LocalNote;
 use crate::format::payload::{Item, PayloadReader, RecordItem};
-use crate::options::{LogEnd, Notes};
+use crate::options::{LogEnd, MIN_SEGMENT_BYTES, Notes};
 use crate::record::{RecordKind, StartBody};
 use crate::seqset::{SeqRange, SeqSet};
 use crate::storage::{Storage, StorageFile};
@@ -67,7 +68,7 @@ struct Candidate {
     frame: Frame,
 }
 
-fn io_error(op: &'static str, id: u64) -> impl FnOnce(std::io::Error) -> OpenError {
+pub(super) fn io_error(op: &'static str, id: u64) -> impl FnOnce(std::io::Error) -> OpenError {
     move |source| OpenError::Io {
         op,
         file: segment_name(id),
@@ -78,17 +79,7 @@ fn io_error(op: &'static str, id: u64) -> impl FnOnce(std::io::Error) -> OpenErr
 /// Reads the log.
 pub(crate) fn recover(storage: &dyn Storage) -> Result<Recovered, OpenError> {
     let ids = list_segments(storage)?;
-    let mut recovered = Recovered {
-        segments: Vec::new(),
-        instances: BTreeMap::new(),
-        stray: Vec::new(),
-        max_id: ids.last().copied().unwrap_or(0),
-        first_segment: 0,
-        synced: Position::default(),
-        tail: LogEnd::Clean,
-        frames: 0,
-        records: 0,
-    };
+    let mut recovered = Recovered::new(ids.last().copied().unwrap_or(0));
     let chain = find_chain(storage, &ids)?;
     let in_chain = |id: &u64| chain.iter().any(|candidate| candidate.id == *id);
     recovered.stray = ids.iter().copied().filter(|id| !in_chain(id)).collect();
@@ -109,7 +100,7 @@ pub(crate) fn recover(storage: &dyn Storage) -> Result<Recovered, OpenError> {
     }
 }
 
-fn list_segments(storage: &dyn Storage) -> Result<Vec<u64>, OpenError> {
+pub(super) fn list_segments(storage: &dyn Storage) -> Result<Vec<u64>, OpenError> {
     let names = storage.list().map_err(|source| OpenError::Io {
         op: "list",
         file: ".".to_owned(),
@@ -216,6 +207,17 @@ fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
             what: DamageKind::CutShort { promised },
         }));
     }
+    // R4: a segment is made with its length before anything is written to it. Shorter, it was cut.
+    let least = u64::from(MIN_SEGMENT_BYTES);
+    let starts_ours = bytes.iter().zip(MAGIC).all(|(&byte, magic)| byte == magic);
+    if crate::codec::len64(bytes.len()) < least && starts_ours && !bytes.is_empty() {
+        return Err(OpenError::Damaged(Damage {
+            segment: id,
+            offset: 0,
+            shards: Vec::new(),
+            what: DamageKind::CutShort { promised: least },
+        }));
+    }
     let start = bytes.get(..4).unwrap_or(&[0; 4]);
     let ours = start.iter().all(|&b| b == 0) || start == MAGIC;
     if !ours && headers_from(bytes, id, None, 0).next().is_none() {
@@ -229,6 +231,21 @@ fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
 }
 
 impl Recovered {
+    /// Nothing read yet.
+    pub(super) fn new(max_id: u64) -> Self {
+        Self {
+            segments: Vec::new(),
+            instances: BTreeMap::new(),
+            stray: Vec::new(),
+            max_id,
+            first_segment: 0,
+            synced: Position::default(),
+            tail: LogEnd::Clean,
+            frames: 0,
+            records: 0,
+        }
+    }
+
     fn replay_segment(
         &mut self,
         candidate: &Candidate,
@@ -267,7 +284,8 @@ impl Recovered {
                     });
                 }
                 Probe::Absent | Probe::BadPayload(_) => {
-                    if self.stopped(&mut segment, &bytes, until.is_some())? {
+                    let made = candidate.head.file_len;
+                    if self.stopped(&mut segment, &bytes, made, until.is_some())? {
                         break;
                     }
                 }
@@ -290,6 +308,7 @@ impl Recovered {
         &mut self,
         segment: &mut RecoveredSegment,
         bytes: &[u8],
+        made: u64,
         has_successor: bool,
     ) -> Result<bool, OpenError> {
         let chain = segment.chain;
@@ -304,6 +323,10 @@ impl Recovered {
         // R3: a later frame, here or in another segment, says that this place was durable.
         if let Some(promised) = promised.or((self.synced > here).then_some(self.synced)) {
             return Err(self.damage(segment, bytes, chain.end, Some(promised.offset)));
+        }
+        // R3: the file was cut, and with it perhaps the frames that promised each other.
+        if segment.len < made {
+            return Err(self.damage(segment, bytes, chain.end, Some(made)));
         }
         let start = usize::try_from(chain.end).unwrap_or(usize::MAX);
         let rest = bytes.get(start..).unwrap_or(&[]);
@@ -380,7 +403,7 @@ impl Recovered {
     }
 
     /// A head says all there is to know of each instance but its records.
-    fn apply_head(&mut self, head: &Head) {
+    pub(super) fn apply_head(&mut self, head: &Head) {
         self.first_segment = self.first_segment.max(head.first_segment);
         let mut before = std::mem::take(&mut self.instances);
         for entry in &head.roster {
@@ -414,7 +437,7 @@ impl Recovered {
             })
     }
 
-    fn apply_items(
+    pub(super) fn apply_items(
         &mut self,
         segment: &mut RecoveredSegment,
         frame: &Frame,
@@ -462,6 +485,7 @@ impl Recovered {
         instance.has.insert(record.seq);
         if record.kind == RecordKind::Start {
             let start = StartBody::decode(&record.unpack(payload)?)?;
+            forget_lost(&mut instance.entry.notes, &start, record.slot);
             note_term(&mut instance.entry.terms, record.slot.term, record.seq);
             if let Some(void) = start.void {
                 instance.voids.insert_range(void);
@@ -523,7 +547,7 @@ impl Recovered {
 }
 
 impl RecoveredInstance {
-    fn new(entry: RosterEntry) -> Self {
+    pub(super) fn new(entry: RosterEntry) -> Self {
         let mut instance = Self {
             entry,
             has: SeqSet::new(),
@@ -535,7 +559,7 @@ impl RecoveredInstance {
     }
 
     /// All up to `seq` was here, durable and flushed; its records may be gone.
-    fn flushed(&mut self, seq: Seq) {
+    pub(super) fn flushed(&mut self, seq: Seq) {
         self.entry.flushed = self.entry.flushed.max(seq);
         if let Some(range) = SeqRange::after(self.entry.base, seq) {
             self.has.insert_range(range);

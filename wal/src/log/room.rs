@@ -5,12 +5,13 @@
 //! rule and at no more than that cost, so it is never further than planned: a queued entry always has its room.
 //!
 //! A full log keeps the last of it for what frees room, in three steps: records leave room for notes, notes
-//! leave some for the end of holds and hostings, and those leave room for one truncation.
+//! leave some for the end of holds and hostings, and those leave room for one truncation. The end of a hold that finds
+//! none left rides with that truncation.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::state::{Entry, Instance, State, What};
+use super::state::{Entry, Instance, State, What, note_size};
 use crate::codec::len64;
 use crate::format::frame::{BLOCK, HEADER_LEN};
 use crate::storage::StorageFile;
@@ -173,12 +174,13 @@ impl State {
     /// What a use must leave in the last segment.
     pub(crate) fn keep(&self, wanted: Use) -> u64 {
         let hosted = self.instances.iter().flatten().count();
-        // Room for one first-segment note and a flushed note of each instance.
-        let truncation = FRAME_COST + 32 + 40 * len64(hosted);
+        // Room for one first-segment note, a flushed note of each instance, and the ends of holds that found none.
+        let endings: u64 = self.endings.iter().map(|note| len64(note_size(note))).sum();
+        let truncation = FRAME_COST + 32 + 40 * len64(hosted) + endings;
         let reserve = self.room.reserve;
         match wanted {
             Use::Records => reserve.max(3 * truncation),
-            Use::Notes => (reserve / 2).max(truncation),
+            Use::Notes => (reserve / 2).max(2 * truncation),
             Use::Freeing => truncation,
             Use::Truncation => 0,
         }

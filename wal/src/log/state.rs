@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::index::{Index, Recent};
 use super::recover::{RecoveredInstance, note_term};
+use super::repair::{Lost, forget_lost};
 use super::room::Room;
 use super::sink::CommitSink;
 use crate::completion::Completer;
@@ -21,7 +22,7 @@ use crate::error::LogError;
 use crate::format::frame::Position;
 use crate::format::head::RosterEntry;
 use crate::format::notes::{HoldNote, LocalNote};
-use crate::format::payload::{MAX_RECORD_HEAD, MAX_SLOT, Stored};
+use crate::format::payload::{MAX_RECORD_HEAD, MAX_SLOT, Slot, Stored};
 use crate::options::Notes;
 use crate::record::{Record, RecordKind, StartBody};
 use crate::seqset::{SeqRange, SeqSet};
@@ -140,6 +141,23 @@ impl Instance {
         self.owner.max(self.terms.last().map(|start| start.term))
     }
 
+    /// What a repair noted, until the next owner's start record is written.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        Lost::of(&self.notes)
+    }
+
+    /// The last Seq of the log that can be served, where the store has all up to `stored`, and the last given out.
+    ///
+    /// They differ after a repair only: what follows the first record that was lost is of no use without it.
+    pub(crate) fn end(&self, stored: Seq) -> (Seq, Seq) {
+        // A second start of one opening goes on from the first.
+        let Some(lost) = self.lost().filter(|_| self.owner.is_none()) else {
+            return (self.assigned, self.assigned);
+        };
+        let served = self.has.contiguous_after(stored.max(self.base));
+        (served.min(self.assigned), self.assigned.max(lost.through))
+    }
+
     /// What of `flushed` may be relied on: what the log itself has durable.
     pub(crate) fn flushed_durable(&self) -> Seq {
         self.flushed.min(self.durable_mark).max(self.base)
@@ -167,7 +185,14 @@ impl Instance {
     /// A start record is written: its term is part of the history, and what it skipped is void.
     pub(crate) fn note_start(&mut self, record: &Record) -> Option<SeqRange> {
         note_term(&mut self.terms, record.term(), record.seq());
-        let void = StartBody::decode(record.body()).ok()?.void?;
+        let start = StartBody::decode(record.body()).ok()?;
+        let slot = Slot {
+            instance: self.id,
+            shard: self.shard,
+            term: record.term(),
+        };
+        forget_lost(&mut self.notes, &start, slot);
+        let void = start.void?;
         self.voids.insert_range(void);
         Some(void)
     }
@@ -325,6 +350,9 @@ pub(crate) struct State {
     pub(crate) truncating: bool,
     /// ...and is durable: segments below may be removed.
     pub(crate) removable: Option<u64>,
+    /// Holds that ended while there was no room to note it: that rides with the next truncation or mark. Until then
+    /// power loss brings them back, which costs room and no data.
+    pub(crate) endings: Vec<LocalNote>,
     /// The keeper has something to look at.
     pub(crate) keeper_called: bool,
 }
@@ -411,13 +439,13 @@ impl State {
         hold.age() > hold.note.time || self.bytes_after(at, hold.note.from) > hold.note.bytes
     }
 
-    /// Notes of how far the instances are flushed, where that is not noted yet.
-    pub(crate) fn flushed_notes(&self) -> Vec<LocalNote> {
+    /// What waits to be noted when something is written anyway: how far the instances are flushed, and ended holds.
+    pub(crate) fn waiting_notes(&self) -> Vec<LocalNote> {
         let instances = self.instances.iter().flatten();
-        instances
+        let flushed = instances
             .filter(|instance| instance.flushed_durable() > instance.flushed_noted)
-            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()))
-            .collect()
+            .map(|instance| LocalNote::Flushed(instance.id, instance.flushed_durable()));
+        flushed.chain(self.endings.iter().cloned()).collect()
     }
 
     /// What the head of the next segment says of the instances.

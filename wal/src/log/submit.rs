@@ -206,9 +206,16 @@ impl Core {
                 current,
             });
         }
-        let end = instance.assigned;
+        if let Some(lost) = instance.lost().filter(|lost| term.opening <= lost.opening) {
+            return Err(LogError::StaleTerm {
+                shard: instance.shard,
+                offered: term,
+                current: Term::new(term.epoch, lost.opening),
+            });
+        }
+        let (served, end) = instance.end(at_least);
         let seq = end.max(at_least).next();
-        let void = SeqRange::after(end, Seq(seq.0 - 1));
+        let void = SeqRange::after(served, Seq(seq.0 - 1));
         let body = StartBody {
             instance: instance.id,
             void,
@@ -379,6 +386,12 @@ impl State {
         compared: &std::collections::HashSet<usize>,
     ) -> Result<(Vec<bool>, Vec<usize>), LogError> {
         let instance = self.instance(at)?;
+        if let Some(term) = instance.owner {
+            return Err(LogError::OwnsShard {
+                shard: instance.shard,
+                term,
+            });
+        }
         let mut seen = std::collections::HashMap::new();
         let mut fresh = vec![false; packed.len()];
         let mut unseen = Vec::new();

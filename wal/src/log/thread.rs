@@ -110,7 +110,7 @@ impl Core {
         let Some(mut writer) = state.writer.take() else {
             return state;
         };
-        let notes = state.flushed_notes();
+        let notes = state.waiting_notes();
         state.unrecorded_since = None;
         let cost = Room::frame_cost(notes.iter().map(note_size).sum());
         if !state.has_room(Use::Notes, &[cost], 0) {
@@ -126,7 +126,7 @@ impl Core {
         guard.disarm();
         let mut state = self.lock();
         match result {
-            Ok(true) => self.noted_flushed(&mut state, &notes),
+            Ok(true) => self.noted(&mut state, &notes),
             Ok(false) => {} // no room left in the segment: the next head tells
             Err(reason) => self.poison(&mut state, &reason, Vec::new()),
         }
@@ -134,7 +134,9 @@ impl Core {
         state
     }
 
-    pub(crate) fn noted_flushed(&self, state: &mut State, notes: &[LocalNote]) {
+    /// These notes need not be written again.
+    pub(crate) fn noted(&self, state: &mut State, notes: &[LocalNote]) {
+        state.endings.retain(|ending| !notes.contains(ending));
         for note in notes {
             let LocalNote::Flushed(id, seq) = note else {
                 continue;

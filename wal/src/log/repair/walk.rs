@@ -1,0 +1,268 @@
+//! Reading a damaged log as far as it can be read: which segments were part of it, and which of their frames.
+//!
+//! A frame counts only where it is sure that the log went through it: before the end that the successor's head
+//! names, or past a break that a later frame of the segment promises to have been durable. What follows a torn
+//! tail never comes back: its Seqs may have been given out again.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::codec::{FormatError, len64};
+use crate::error::OpenError;
+use crate::format::frame::{VERSION, align_block, align8};
+use crate::format::head::{Head, Predecessor};
+use crate::format::payload::{Item, PayloadReader};
+use crate::log::recover::io_error;
+use crate::log::scan::{Frame, Probe, headers_from, probe, promised_past, read_file, segment_name};
+use crate::options::MIN_SEGMENT_BYTES;
+use crate::record::{RecordKind, StartBody};
+use crate::storage::{Storage, StorageFile};
+
+/// A segment file, at a first look.
+#[derive(Clone, Debug)]
+pub(super) struct Outline {
+    pub(super) id: u64,
+    pub(super) file: Arc<dyn StorageFile>,
+    pub(super) len: u64,
+    pub(super) head: Option<Head>,
+    /// It holds something, frames or not.
+    pub(super) is_written: bool,
+    has_frames: bool,
+    /// A frame in it says that something in it was durable.
+    is_promised: bool,
+}
+
+impl Outline {
+    /// The length that the file was made with, as far as it is known.
+    pub(super) fn made(&self) -> Option<u64> {
+        let least = u64::from(MIN_SEGMENT_BYTES);
+        let is_cut = self.is_written && self.len < least;
+        let head = self.head.as_ref().map(|head| head.file_len);
+        head.or(is_cut.then_some(least))
+    }
+}
+
+/// A segment that was part of the log.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) outline: Outline,
+    /// The end that its successor's head names.
+    pub(super) until: Option<Predecessor>,
+}
+
+/// A segment that a head goes on from, and that is not there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missing {
+    pub(super) segment: u64,
+    pub(super) needed_by: u64,
+    pub(super) bytes: u64,
+}
+
+/// A stretch of a segment.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Frame(Frame),
+    /// Frames were here that can't be read.
+    Lost(Range<u64>),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    pub(super) pieces: Vec<Piece>,
+    /// Whole frames beyond the end: part of the log or not, nobody knows.
+    pub(super) beyond: Vec<Frame>,
+}
+
+pub(super) fn newer(segment: u64, found: u16) -> OpenError {
+    OpenError::NewerFormat {
+        found,
+        supported: VERSION,
+        segment,
+    }
+}
+
+/// Looks at every segment file, in the order of their ids.
+pub(super) fn outlines(storage: &dyn Storage, ids: &[u64]) -> Result<Vec<Outline>, OpenError> {
+    ids.iter().map(|&id| outline(storage, id)).collect()
+}
+
+fn outline(storage: &dyn Storage, id: u64) -> Result<Outline, OpenError> {
+    let file = storage
+        .open(&segment_name(id))
+        .map_err(io_error("open", id))?;
+    let bytes = read_file(&*file).map_err(io_error("read", id))?;
+    let head = match probe(&bytes, 0, id, 0) {
+        Probe::Newer(found) => return Err(newer(id, found)),
+        Probe::Frame(frame) if frame.header.head => Head::decode(&bytes[frame.payload]).ok(),
+        _ => None,
+    };
+    let mut headers = headers_from(&bytes, id, None, 0);
+    Ok(Outline {
+        id,
+        len: len64(bytes.len()),
+        head,
+        is_written: bytes.iter().any(|&byte| byte != 0),
+        has_frames: headers.any(|header| whole(&bytes, id, header.offset).is_some()),
+        is_promised: promised_past(&bytes, id, None, 0).is_some(),
+        file,
+    })
+}
+
+/// Where the walk back stands.
+enum Link {
+    /// Nothing is chosen yet.
+    Nothing,
+    /// The head that would name the segment before can't be read.
+    Unknown,
+    Named(Predecessor),
+    /// The first of all.
+    First,
+}
+
+/// The segments that were part of the log, oldest first, and those of them that are gone.
+pub(super) fn live(outlines: Vec<Outline>) -> (Vec<Live>, Vec<Missing>) {
+    let mut live: Vec<Live> = Vec::new();
+    let mut missing = Vec::new();
+    let mut link = Link::Nothing;
+    for outline in outlines.into_iter().rev() {
+        let mut until = None;
+        match link {
+            Link::First => break,
+            Link::Named(before) if outline.id > before.segment => continue,
+            Link::Named(before) if outline.id == before.segment => until = Some(before),
+            Link::Named(before) => {
+                missing.extend(gone(&live, before));
+                link = Link::Unknown;
+            }
+            Link::Nothing | Link::Unknown => {}
+        }
+        let is_part = match link {
+            Link::Nothing => outline.made().is_some() || outline.is_promised,
+            Link::Unknown => outline.head.is_some() || outline.has_frames,
+            Link::Named(_) | Link::First => true,
+        };
+        if !is_part {
+            continue;
+        }
+        link = match &outline.head {
+            None => Link::Unknown,
+            Some(head) => head.predecessor.map_or(Link::First, Link::Named),
+        };
+        live.push(Live { outline, until });
+    }
+    if let Link::Named(before) = link
+        && live
+            .last()
+            .is_none_or(|last| last.outline.id > before.segment)
+    {
+        missing.extend(gone(&live, before));
+    }
+    live.reverse();
+    missing.reverse();
+    (live, missing)
+}
+
+fn gone(live: &[Live], before: Predecessor) -> Option<Missing> {
+    Some(Missing {
+        segment: before.segment,
+        needed_by: live.last()?.outline.id,
+        bytes: before.end,
+    })
+}
+
+/// The whole frame at `at`, if there is one and its contents decode.
+pub(super) fn whole(bytes: &[u8], id: u64, at: u64) -> Option<Frame> {
+    let Probe::Frame(frame) = probe(bytes, 0, id, at) else {
+        return None;
+    };
+    let payload = &bytes[frame.payload.clone()];
+    let decodes = if frame.header.head {
+        at == 0 && Head::decode(payload).is_ok()
+    } else {
+        at > 0 && items(payload, frame.header.records).is_ok()
+    };
+    decodes.then_some(frame)
+}
+
+/// What is in a frame, decoded to the last byte that recovery looks at.
+pub(super) fn items(payload: &[u8], count: u32) -> Result<Vec<Item>, FormatError> {
+    let mut reader = PayloadReader::new(payload, count)?;
+    let mut items = Vec::new();
+    while let Some(item) = reader.next_item()? {
+        if let Item::Record(record) = &item
+            && record.kind == RecordKind::Start
+        {
+            StartBody::decode(&record.unpack(payload)?)?;
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+/// The frames of a segment up to `until`, or where nobody names an end, as far as they go on or are promised.
+/// `made`: the length that the file was made with.
+pub(super) fn walk(
+    bytes: &[u8],
+    id: u64,
+    until: Option<u64>,
+    made: Option<u64>,
+) -> Result<Walked, OpenError> {
+    let limit = until.unwrap_or(len64(bytes.len()));
+    let mut walked = Walked::default();
+    let mut at = 0;
+    // Of the frame that ends here, unless that can't be read.
+    let mut checksum = None;
+    while at < limit {
+        let next = expected(bytes, id, at)?.filter(|frame| frame.header.end() <= limit);
+        // A frame that is not the next one stands behind one that is gone.
+        let goes_on = |frame: &Frame| checksum.is_none_or(|sum| sum == frame.header.previous);
+        if let Some(frame) = next.filter(goes_on) {
+            at = frame.header.end();
+            checksum = Some(frame.checksum);
+            walked.pieces.push(Piece::Frame(frame));
+            continue;
+        }
+        let mut later = headers_from(bytes, id, None, at)
+            .filter_map(|header| whole(bytes, id, header.offset))
+            .filter(|frame| frame.header.end() <= limit);
+        let promised = until.or_else(|| {
+            let promised = promised_past(bytes, id, None, at)?;
+            Some(if promised.segment > id {
+                limit
+            } else {
+                promised.offset.min(limit)
+            })
+        });
+        let Some(promised) = promised else {
+            walked.beyond = later.collect();
+            break;
+        };
+        let next = later.next().map(|frame| frame.header.offset);
+        walked
+            .pieces
+            .push(Piece::Lost(at..next.unwrap_or(promised)));
+        let Some(next) = next else { break };
+        at = next;
+        checksum = None;
+    }
+    let len = len64(bytes.len());
+    if let Some(made) = made.filter(|&made| until.is_none() && made > len) {
+        // The file was cut: what stood there may have been promised by what stood behind it.
+        walked.pieces.push(Piece::Lost(at.min(len)..made));
+    }
+    Ok(walked)
+}
+
+/// The frame that goes on from `at`.
+fn expected(bytes: &[u8], id: u64, at: u64) -> Result<Option<Frame>, OpenError> {
+    let direct = align8(at);
+    for place in [direct, align_block(direct)] {
+        if let Probe::Newer(found) = probe(bytes, 0, id, place) {
+            return Err(newer(id, found));
+        }
+        if let Some(frame) = whole(bytes, id, place) {
+            return Ok(Some(frame));
+        }
+    }
+    Ok(None)
+}
