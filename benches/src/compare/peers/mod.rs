@@ -1,0 +1,6 @@
+//! The peers, each opened so that it does the same work at the same durability.
+
+pub(crate) mod fjall;
+pub(crate) mod ours;
+pub(crate) mod redb;
+pub(crate) mod rocks;
