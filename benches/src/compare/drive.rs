@@ -15,7 +15,8 @@ use crate::stats::percentile;
 pub(crate) struct Slice {
     /// Acknowledged.
     pub(crate) writes: u64,
-
+    /// The longest time that a caller with many in flight waited for the next acknowledgement.
+    pub(crate) stall: Duration,
     /// What the workload is about: writes a second, or microseconds.
     pub(crate) result: f64,
 }
@@ -24,6 +25,7 @@ impl Slice {
     pub(crate) fn of_rate(writes: u64, time: Duration) -> Self {
         Self {
             writes,
+            stall: Duration::ZERO,
             result: writes as f64 / time.as_secs_f64(),
         }
     }
@@ -129,18 +131,25 @@ pub(crate) fn in_flight<F: Future<Output = Done<()>>>(
             });
             let share = usize::try_from(in_flight / callers).unwrap_or(usize::MAX);
             let mut under_way: FuturesUnordered<F> = all.by_ref().take(share).collect();
-            let mut done = 0;
+            let (mut done, mut stall, mut last) = (0, Duration::ZERO, Instant::now());
             while let Some(ended) = under_way.next().await {
                 ended?;
                 done += 1;
+                let now = Instant::now();
+                stall = stall.max(now - last);
+                last = now;
                 if !over.load(Ordering::Relaxed) {
                     under_way.extend(all.next());
                 }
             }
-            Ok(done)
+            Ok((done, stall))
         })
     })?;
-    Ok(Slice::of_rate(counts.iter().sum(), took))
+    let stalls = counts.iter().map(|(_, stall)| *stall);
+    Ok(Slice {
+        stall: stalls.max().unwrap_or_default(),
+        ..Slice::of_rate(counts.iter().map(|(done, _)| done).sum(), took)
+    })
 }
 
 /// An open loop: writes are due at fixed times, `per_second` of them, and each one's latency counts from when it was
@@ -173,6 +182,7 @@ pub(crate) fn stream(
     let mut times = times.concat();
     Ok(Slice {
         writes: times.len() as u64,
+        stall: Duration::ZERO,
         result: percentile(&mut times, 99).as_secs_f64() * 1e6,
     })
 }

@@ -7,15 +7,11 @@ use watershed::Durability;
 use super::load::Writes;
 use super::peers::rocks::Log;
 use super::peers::{fjall, ours, redb, rocks};
-use super::rounds::{Contender, Contest, Match};
-use crate::report::{Goal, Mode};
+use super::rounds::{Beside, Contest};
+use super::words::{FAST, SLOW, against, anywhere, contest, goal, limit};
+use crate::report::Mode;
 use crate::stats::Better;
 
-const RATE: &str = "writes/s";
-/// A sync of the disks that the goals were set on, in milliseconds.
-const FAST: f64 = 0.1;
-/// A slow disk's.
-const SLOW: f64 = 1.0;
 const BATCH: usize = 512;
 
 pub(crate) fn modes() -> Vec<Mode> {
@@ -40,49 +36,6 @@ pub(crate) fn contests(writes: &Writes, quick: bool) -> Vec<Contest<'_>> {
     all
 }
 
-fn contest<'a>(
-    name: &'static str,
-    contenders: Vec<Contender<'a>>,
-    matches: Vec<Match>,
-) -> Contest<'a> {
-    Contest {
-        name,
-        unit: RATE,
-        better: Better::More,
-        least_sync: Duration::ZERO,
-        contenders,
-        matches,
-    }
-}
-
-fn against(
-    workload: impl Into<String>,
-    ours: usize,
-    theirs: impl Into<Vec<usize>>,
-    goal: Option<Goal>,
-) -> Match {
-    Match {
-        workload: workload.into(),
-        ours,
-        theirs: theirs.into(),
-        goal,
-    }
-}
-
-fn goal(ratio: f64, fsync_ms: f64) -> Option<Goal> {
-    Some(Goal {
-        ratio,
-        fsync_ms: Some(fsync_ms),
-    })
-}
-
-fn anywhere(ratio: f64) -> Option<Goal> {
-    Some(Goal {
-        ratio,
-        fsync_ms: None,
-    })
-}
-
 fn lone(writes: &Writes) -> Contest<'_> {
     let name = "sync, 1 writer";
     contest(
@@ -94,9 +47,9 @@ fn lone(writes: &Writes) -> Contest<'_> {
             redb::blocking(writes, 1),
         ],
         vec![
-            against(name, 0, [1], goal(1.3, FAST)),
-            against(name, 0, [2], None),
-            against(name, 0, [3], None),
+            against(name, 0, &[1], goal(1.3, FAST)),
+            against(name, 0, &[2], None),
+            against(name, 0, &[3], None),
         ],
     )
 }
@@ -113,11 +66,17 @@ fn some(writes: &Writes) -> Contest<'_> {
             redb::blocking(writes, 64),
         ],
         vec![
-            against("sync, 64 in flight, 16 shards", 0, [3], goal(4.0, FAST)),
-            against("sync, 64 in flight, 1 shard", 1, [3], goal(4.0, FAST)),
-            against("sync, 64 blocking threads", 2, [3], goal(3.0, FAST)),
-            against("sync, 64 in flight, 16 shards", 0, [4], None),
-            against("sync, 64 in flight, 16 shards", 0, [5], None),
+            against("sync, 64 in flight, 16 shards", 0, &[3], goal(4.0, FAST)),
+            against("sync, 64 in flight, 1 shard", 1, &[3], goal(4.0, FAST)),
+            against("sync, 64 blocking threads", 2, &[3], goal(3.0, FAST)),
+            against("sync, 64 in flight, 16 shards", 0, &[4], None),
+            against("sync, 64 in flight, 16 shards", 0, &[5], None),
+            limit(
+                "sync, 64 in flight, 16 shards",
+                0,
+                Beside::Device { in_flight: 64 },
+                None,
+            ),
         ],
     )
 }
@@ -132,16 +91,38 @@ fn more(writes: &Writes) -> Contest<'_> {
             rocks::blocking(writes, 1, 256, Log::Synced),
         ],
         vec![
-            against("sync, 256 in flight, 16 shards", 0, [3], goal(6.0, FAST)),
-            against("sync, 256 in flight, 1 shard", 1, [3], goal(6.0, FAST)),
-            against("sync, 256 blocking threads", 2, [3], goal(3.0, FAST)),
+            against("sync, 256 in flight, 16 shards", 0, &[3], goal(6.0, FAST)),
+            against("sync, 256 in flight, 1 shard", 1, &[3], goal(6.0, FAST)),
+            against("sync, 256 blocking threads", 2, &[3], goal(3.0, FAST)),
+            limit(
+                "sync, 256 in flight, 16 shards",
+                0,
+                Beside::Syncs { most: 10.0 },
+                anywhere(1.0),
+            ),
+            limit(
+                "sync, 256 in flight, 1 shard",
+                1,
+                Beside::Syncs { most: 10.0 },
+                anywhere(1.0),
+            ),
+            limit(
+                "sync, 256 in flight, 16 shards",
+                0,
+                Beside::Device { in_flight: 256 },
+                None,
+            ),
         ],
     )
 }
 
 /// Beside RocksDB's memtables filled with no log at all, the limit of any log in front of them.
 fn many(writes: &Writes) -> Contest<'_> {
-    let threads = [3, 4, 5];
+    let threads = &[3, 4, 5];
+    let (one, sixteen) = (
+        "sync, 1024 in flight, 1 shard",
+        "sync, 1024 in flight, 16 shards",
+    );
     contest(
         "sync, 1024 in flight",
         vec![
@@ -156,13 +137,8 @@ fn many(writes: &Writes) -> Contest<'_> {
             rocks::batched(writes, 16, 2, BATCH, Log::Off),
         ],
         vec![
-            against("sync, 1024 in flight, 1 shard", 0, threads, goal(7.0, FAST)),
-            against(
-                "sync, 1024 in flight, 16 shards",
-                1,
-                threads,
-                goal(12.0, FAST),
-            ),
+            against(one, 0, threads, goal(7.0, FAST)),
+            against(sixteen, 1, threads, goal(12.0, FAST)),
             against(
                 "sync, 1024 in flight, 16 shards, 2 callers",
                 2,
@@ -170,29 +146,26 @@ fn many(writes: &Writes) -> Contest<'_> {
                 None,
             ),
             against(
-                "sync, 1024 in flight, 1 shard, beside batches of 512",
+                &format!("{one}, beside batches of 512"),
                 0,
-                [6],
+                &[6],
                 goal(1.0, FAST),
             ),
             against(
-                "sync, 1024 in flight, 16 shards, beside batches of 512",
+                &format!("{sixteen}, beside batches of 512"),
                 1,
-                [6],
+                &[6],
                 goal(1.7, FAST),
             ),
+            against(&format!("{one}, beside a memtable, no log"), 0, &[7], None),
             against(
-                "sync, 1024 in flight, 1 shard, beside memtable, no log",
-                0,
-                [7],
-                None,
-            ),
-            against(
-                "sync, 1024 in flight, 16 shards, beside 16 memtables, no log",
+                &format!("{sixteen}, beside 16 memtables, no log"),
                 1,
-                [8],
+                &[8],
                 None,
             ),
+            limit(one, 0, Beside::Device { in_flight: 1024 }, None),
+            limit(sixteen, 1, Beside::Device { in_flight: 1024 }, None),
         ],
     )
 }
@@ -220,7 +193,7 @@ fn slow(writes: &Writes, count: u64) -> Contest<'_> {
         ..contest(
             name,
             contenders,
-            vec![against(name, 0, theirs, goal(ratio, SLOW))],
+            vec![against(name, 0, &theirs, goal(ratio, SLOW))],
         )
     }
 }
@@ -235,8 +208,8 @@ fn buffered_lone(writes: &Writes) -> Contest<'_> {
             fjall::blocking(writes, 1, false),
         ],
         vec![
-            against(name, 0, [1], anywhere(1.2)),
-            against(name, 0, [2], None),
+            against(name, 0, &[1], anywhere(1.2)),
+            against(name, 0, &[2], None),
         ],
     )
 }
@@ -250,11 +223,11 @@ fn buffered_many(writes: &Writes) -> Contest<'_> {
             rocks::blocking(writes, 16, 16, Log::Written),
         ],
         vec![
-            against("buffered, 16 writers, 16 shards", 0, [1], anywhere(3.0)),
+            against("buffered, 16 writers, 16 shards", 0, &[1], anywhere(3.0)),
             against(
                 "buffered, 16 writers, 16 shards, beside 16 databases",
                 0,
-                [2],
+                &[2],
                 anywhere(1.2),
             ),
         ],
@@ -271,7 +244,7 @@ fn spread(writes: &Writes, quick: bool) -> Contest<'_> {
     let open = |&shards: &u64| ours::many(writes, shards, 1, 256, Durability::Sync);
     let matches = counts.iter().enumerate().skip(1).map(|(place, shards)| {
         let workload = format!("sync, 256 in flight, {shards} shards beside 1");
-        against(workload, place, [0], anywhere(0.8))
+        against(&workload, place, &[0], anywhere(0.8))
     });
     contest(
         "sync, 256 in flight, many shards",
@@ -289,7 +262,28 @@ fn even(writes: &Writes) -> Contest<'_> {
         ..contest(
             name,
             vec![ours::even(writes, 8, 1000), rocks::even(writes, 8, 1000)],
-            vec![against(name, 0, [1], goal(1.0, FAST))],
+            vec![against(name, 0, &[1], goal(1.0, FAST))],
         )
     }
+}
+
+/// Long enough for flushes and compactions to keep pace or not.
+pub(crate) fn sustained(writes: &Writes) -> Contest<'_> {
+    let name = "sync, 256 in flight, sustained";
+    contest(
+        name,
+        vec![
+            ours::many(writes, 16, 1, 256, Durability::Sync),
+            rocks::blocking(writes, 1, 256, Log::Synced),
+        ],
+        vec![
+            against(name, 0, &[1], anywhere(2.0)),
+            limit(
+                &format!("{name}, longest stall"),
+                0,
+                Beside::Stall { most: 1.0 },
+                anywhere(1.0),
+            ),
+        ],
+    )
 }

@@ -63,13 +63,13 @@ pub(crate) enum CompareError {
         /// At once.
         in_flight: u64,
     },
-    /// A process that this one started failed.
-    #[error("the process for {what} ended with {status}")]
+    /// A process that this one started gave no result.
+    #[error("the process for {what} gave no result, but said {said:?}")]
     Child {
         /// What it was to do.
         what: String,
-        /// How it ended.
-        status: String,
+        /// What it said.
+        said: String,
     },
     /// `--only` left nothing to do.
     #[error("no workload's name contains {0:?}")]

@@ -4,13 +4,16 @@
 //! slow them down for all alike. A ratio is of two slices of the same round; a contender whose acknowledgements its
 //! syncs can't have covered ends the comparison.
 
+mod child;
 mod drive;
 mod engine;
 mod error;
 mod load;
+mod log;
 mod peers;
 mod rounds;
 mod shim;
+mod words;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,12 +22,20 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
+use self::child::ChildArgs;
 use self::error::CompareError;
 use self::load::{KEY_BYTES, VALUE_BYTES, Writes};
 use self::rounds::{Contest, Pace};
 use self::shim::{Probe, Shim};
 use crate::plot;
-use crate::report::{Document, Meta, Mode, table};
+use crate::report::{Document, Meta, Mode, Row, table};
+
+/// Ten minutes a side.
+const SUSTAINED: Pace = Pace {
+    rounds: 10,
+    spare_rounds: 0,
+    slice: Duration::from_secs(60),
+};
 
 /// Watershed and its peers, side by side on this machine.
 #[derive(Debug, Parser)]
@@ -38,6 +49,10 @@ struct Cli {
 enum What {
     /// The whole engine, beside RocksDB, fjall and redb.
     Engine(RunArgs),
+    /// The log alone, beside raft-engine.
+    Log(RunArgs),
+    #[command(hide = true)]
+    Child(ChildArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +66,9 @@ struct RunArgs {
     /// Where to write: a directory on the disk that counts. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Ten minutes of flushes and compactions for each side as well.
+    #[arg(long)]
+    long: bool,
     /// Every sync takes at least so many milliseconds, for all sides alike.
     #[arg(long, value_name = "N")]
     fsync_ms: Option<f64>,
@@ -60,12 +78,30 @@ struct RunArgs {
     /// Rounds that count. Default: 7 with --quick, else 9.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
-    /// Milliseconds of each side in each round. Default: 200 with --quick, else 1000.
+    /// Milliseconds of each side in each round. Default: 150 with --quick, else 1000.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     slice_ms: Option<u32>,
     /// Where the picture of the ratios goes. Default: target/compare-WHAT.svg.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+}
+
+impl RunArgs {
+    fn pace(&self) -> Pace {
+        let (rounds, slice) = if self.quick { (7, 150) } else { (9, 1000) };
+        let rounds = self.rounds.map_or(rounds, usize::from);
+        Pace {
+            rounds,
+            spare_rounds: rounds / 2,
+            slice: Duration::from_millis(self.slice_ms.map_or(slice, u64::from)),
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only
+            .as_ref()
+            .is_none_or(|only| name.contains(only.as_str()))
+    }
 }
 
 /// Runs the command line. Exit status: 0 done, 1 failed, 2 wrong usage.
@@ -85,28 +121,48 @@ fn start(cli: &Cli) -> Result<ExitCode, CompareError> {
     let Some(shim) = Shim::attached()? else {
         return shim::run_again();
     };
-    let What::Engine(args) = &cli.what;
-    run("engine", args, &shim)?;
+    match &cli.what {
+        What::Engine(args) => run(Compared::Engine, args, &shim)?,
+        What::Log(args) => run(Compared::Log, args, &shim)?,
+        What::Child(args) => child::run(args)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(compared: &'static str, args: &RunArgs, shim: &Shim) -> Result<(), CompareError> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compared {
+    Engine,
+    Log,
+}
+
+impl Compared {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Log => "log",
+        }
+    }
+
+    fn modes(self) -> Vec<Mode> {
+        match self {
+            Self::Engine => engine::modes(),
+            Self::Log => log::modes(),
+        }
+    }
+}
+
+fn run(compared: Compared, args: &RunArgs, shim: &Shim) -> Result<(), CompareError> {
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let dir = tempfile::Builder::new()
         .prefix("watershed-compare-")
         .tempdir_in(&parent)
         .map_err(CompareError::io("make a directory in", &parent))?;
-    let plot = args
-        .plot
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("target/compare-{compared}.svg")));
-    let (default_rounds, default_slice) = if args.quick { (7, 200) } else { (9, 1000) };
-    let pace = Pace {
-        rounds: args.rounds.map_or(default_rounds, usize::from),
-        slice: Duration::from_millis(args.slice_ms.map_or(default_slice, u64::from)),
-    };
+    let plot = args.plot.clone();
+    let default_plot = || PathBuf::from(format!("target/compare-{}.svg", compared.name()));
+    let plot = plot.unwrap_or_else(default_plot);
+    let pace = args.pace();
     let meta = Meta {
-        compared,
+        compared: compared.name(),
         quick: args.quick,
         rounds: pace.rounds,
         slice_seconds: pace.slice.as_secs_f64(),
@@ -116,28 +172,52 @@ fn run(compared: &'static str, args: &RunArgs, shim: &Shim) -> Result<(), Compar
         fsync_ms_injected: args.fsync_ms,
         key_bytes: KEY_BYTES,
         value_bytes: VALUE_BYTES,
-        modes: modes(),
+        modes: compared.modes(),
         plot: plot.display().to_string(),
     };
-    let writes = Writes::new(VALUE_BYTES);
-    let mut contests = engine::contests(&writes, args.quick);
-    if let Some(only) = &args.only {
-        contests.retain(|contest| contest.name.contains(only.as_str()));
-        if contests.is_empty() {
-            return Err(CompareError::NothingNamed(only.clone()));
-        }
-    }
-    let mut rows = Vec::new();
-    for mut contest in contests {
-        if let Some(least) = args.fsync_ms {
-            contest.least_sync = Duration::try_from_secs_f64(least / 1e3).unwrap_or_default();
-        }
-        rows.extend(run_one(contest, dir.path(), pace, shim)?);
-    }
+    let rows = rows(compared, args, dir.path(), shim)?;
     let document = Document { meta, rows };
     draw(&plot, &document)?;
     print(&document, args.json);
     Ok(())
+}
+
+/// Everything that was asked for, one after the other.
+fn rows(
+    compared: Compared,
+    args: &RunArgs,
+    dir: &Path,
+    shim: &Shim,
+) -> Result<Vec<Row>, CompareError> {
+    let (small, large) = (Writes::new(VALUE_BYTES), Writes::new(log::LARGE));
+    let contests = match compared {
+        Compared::Engine => engine::contests(&small, args.quick),
+        Compared::Log => log::contests(&small, &large),
+    };
+    let mut rows = Vec::new();
+    for mut contest in contests
+        .into_iter()
+        .filter(|contest| args.wants(&contest.name))
+    {
+        if let Some(least) = args.fsync_ms {
+            contest.least_sync = Duration::try_from_secs_f64(least / 1e3).unwrap_or_default();
+        }
+        rows.extend(run_one(contest, dir, args.pace(), shim)?);
+    }
+    match compared {
+        Compared::Engine if args.wants("recovery") => rows.push(child::recovery(dir, args.quick)?),
+        Compared::Log if args.wants("log, memory") => {
+            rows.push(child::log_memory(dir, args.quick)?)
+        }
+        _ => {}
+    }
+    if args.long && compared == Compared::Engine {
+        rows.extend(run_one(engine::sustained(&small), dir, SUSTAINED, shim)?);
+    }
+    match &args.only {
+        Some(only) if rows.is_empty() => Err(CompareError::NothingNamed(only.clone())),
+        _ => Ok(rows),
+    }
 }
 
 fn run_one(
@@ -145,17 +225,13 @@ fn run_one(
     dir: &Path,
     pace: Pace,
     shim: &Shim,
-) -> Result<Vec<crate::report::Row>, CompareError> {
-    let (name, sides) = (contest.name, contest.contenders.len());
+) -> Result<Vec<Row>, CompareError> {
+    let (name, sides) = (contest.name.clone(), contest.contenders.len());
     let started = Instant::now();
     let rows = contest.run(dir, pace, shim)?.0;
     let took = started.elapsed().as_secs_f64();
     eprintln!("{name}: {sides} sides, {took:.0} s");
     Ok(rows)
-}
-
-fn modes() -> Vec<Mode> {
-    engine::modes()
 }
 
 fn draw(plot: &Path, document: &Document) -> Result<(), CompareError> {

@@ -20,7 +20,7 @@ const MIB: usize = 1 << 20;
 /// Logs that are written once and recycled before anything is measured: as in one that has run for a while, a sync
 /// has then no new file length to record.
 const PRIMED_LOGS: u64 = 3;
-const PRIMED_BYTES: usize = 32 * MIB;
+const PRIMED_BYTES: usize = 16 * MIB;
 
 /// How a write ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,22 +42,33 @@ impl Log {
     }
 }
 
-pub(crate) fn options(buffers: &WriteBufferManager, log: Log) -> Options {
+fn options(buffers: &WriteBufferManager, log: Log) -> Options {
+    let mut options = tuned(Options::default());
+    options.set_write_buffer_manager(buffers);
+    options.set_write_buffer_size(64 * MIB);
+    if log != Log::Off {
+        options.set_recycle_log_file_num(4);
+    }
+    options
+}
+
+/// For replaying a log into one memtable.
+pub(crate) fn recovering(base: Options) -> Options {
+    let mut options = tuned(base);
+    options.set_write_buffer_size(8 << 30);
+    options
+}
+
+fn tuned(mut options: Options) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_size(8 << 10);
     table.set_bloom_filter(10.0, false);
     table.set_block_cache(&Cache::new_lru_cache(128 * MIB));
-    let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_manager(buffers);
-    options.set_write_buffer_size(64 * MIB);
     options.set_max_write_buffer_number(4);
     options.set_max_background_jobs(3);
     options.set_enable_pipelined_write(true);
-    if log != Log::Off {
-        options.set_recycle_log_file_num(4);
-    }
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_level_compaction_dynamic_level_bytes(true);
@@ -65,7 +76,7 @@ pub(crate) fn options(buffers: &WriteBufferManager, log: Log) -> Options {
     options
 }
 
-pub(crate) fn budget() -> WriteBufferManager {
+fn budget() -> WriteBufferManager {
     WriteBufferManager::new_write_buffer_manager(256 * MIB, false)
 }
 
