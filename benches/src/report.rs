@@ -35,6 +35,11 @@ pub struct Row {
     pub ours_syncs_per_1000: Option<f64>,
     /// The same of the peer.
     pub theirs_syncs_per_1000: Option<f64>,
+    /// Processor time of the whole process, user's and kernel's, for one of this engine's writes, in microseconds. It
+    /// holds where other programs take the processor away.
+    pub ours_cpu_us_per_write: Option<f64>,
+    /// The same of the peer.
+    pub theirs_cpu_us_per_write: Option<f64>,
 }
 
 impl Row {
@@ -146,6 +151,7 @@ pub fn table(document: &Document) -> String {
         "",
         "sync ms",
         "syncs/1000",
+        "CPU us",
     ];
     let mut cells = vec![header.map(str::to_owned)];
     cells.extend(document.rows.iter().map(row_cells));
@@ -158,8 +164,11 @@ pub fn table(document: &Document) -> String {
     lines.join("\n")
 }
 
-fn row_cells(row: &Row) -> [String; 10] {
-    let per_1000 = |syncs: Option<f64>| syncs.map_or_else(|| "-".into(), short);
+fn row_cells(row: &Row) -> [String; 11] {
+    let both = |ours: Option<f64>, theirs: Option<f64>| {
+        let [ours, theirs] = [ours, theirs].map(|n| n.map_or_else(|| "-".into(), short));
+        format!("{ours} / {theirs}")
+    };
     [
         row.workload.clone(),
         row.peer.clone(),
@@ -175,11 +184,8 @@ fn row_cells(row: &Row) -> [String; 10] {
             None => String::new(),
         },
         format!("{:.3}", row.fsync_ms),
-        format!(
-            "{} / {}",
-            per_1000(row.ours_syncs_per_1000),
-            per_1000(row.theirs_syncs_per_1000)
-        ),
+        both(row.ours_syncs_per_1000, row.theirs_syncs_per_1000),
+        both(row.ours_cpu_us_per_write, row.theirs_cpu_us_per_write),
     ]
 }
 
@@ -246,6 +252,8 @@ pub(crate) mod tests {
             theirs_caller: "64 threads".into(),
             ours_syncs_per_1000: Some(15.6),
             theirs_syncs_per_1000: None,
+            ours_cpu_us_per_write: Some(5.0),
+            theirs_cpu_us_per_write: Some(12.5),
         }
     }
 
@@ -320,7 +328,8 @@ pub(crate) mod tests {
         assert!(!lines[2].contains("met") && !lines[2].contains("below"));
         assert!(lines[0].contains("123,456 writes/s"));
         assert!(lines[0].contains("3.50 .. 4.50"));
-        assert!(lines[0].ends_with("15.6 / -"));
+        assert!(lines[0].contains("15.6 / -"));
+        assert!(lines[0].ends_with("5.00 / 12.5"));
     }
 
     #[test]

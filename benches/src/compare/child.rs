@@ -198,7 +198,7 @@ pub(crate) fn recovery(dir: &Path, quick: bool) -> Result<Row, CompareError> {
     let dir = tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
     // Some 150 bytes of log each.
     let (records, size) = if quick {
-        (1_000_000, "150 MB")
+        (500_000, "75 MB")
     } else {
         (7_200_000, "1 GiB")
     };
@@ -261,5 +261,7 @@ fn plain_row(workload: &str, unit: &'static str, fsync_ms: f64) -> Row {
         theirs_caller: String::new(),
         ours_syncs_per_1000: None,
         theirs_syncs_per_1000: None,
+        ours_cpu_us_per_write: None,
+        theirs_cpu_us_per_write: None,
     }
 }

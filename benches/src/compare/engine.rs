@@ -23,9 +23,14 @@ pub(crate) fn modes() -> Vec<Mode> {
     ]
 }
 
-/// All contests that run in rounds.
+/// All contests that run in rounds; fewer peers and shards in a quick run.
 pub(crate) fn contests(writes: &Writes, quick: bool) -> Vec<Contest<'_>> {
-    let mut all = vec![lone(writes), some(writes), more(writes), many(writes)];
+    let mut all = vec![
+        lone(writes),
+        some(writes, quick),
+        more(writes),
+        many(writes, quick),
+    ];
     all.extend([64, 256, 1024].map(|count| slow(writes, count)));
     all.extend([
         buffered_lone(writes),
@@ -54,34 +59,36 @@ fn lone(writes: &Writes) -> Contest<'_> {
     )
 }
 
-fn some(writes: &Writes) -> Contest<'_> {
-    contest(
-        "sync, 64 in flight",
-        vec![
-            ours::many(writes, 16, 1, 64, Durability::Sync),
-            ours::many(writes, 1, 1, 64, Durability::Sync),
-            ours::blocking(writes, 16, 64, Durability::Sync),
-            rocks::blocking(writes, 1, 64, Log::Synced),
+fn some(writes: &Writes, quick: bool) -> Contest<'_> {
+    let sixteen = "sync, 64 in flight, 16 shards";
+    let mut contenders = vec![
+        ours::many(writes, 16, 1, 64, Durability::Sync),
+        ours::many(writes, 1, 1, 64, Durability::Sync),
+        ours::blocking(writes, 16, 64, Durability::Sync),
+        rocks::blocking(writes, 1, 64, Log::Synced),
+    ];
+    let mut matches = vec![
+        against(sixteen, 0, &[3], goal(4.0, FAST)),
+        against("sync, 64 in flight, 1 shard", 1, &[3], goal(4.0, FAST)),
+        against("sync, 64 blocking threads", 2, &[3], goal(3.0, FAST)),
+        limit(sixteen, 0, Beside::Device { in_flight: 64 }, None),
+    ];
+    if !quick {
+        contenders.extend([
             fjall::blocking(writes, 64, true),
             redb::blocking(writes, 64),
-        ],
-        vec![
-            against("sync, 64 in flight, 16 shards", 0, &[3], goal(4.0, FAST)),
-            against("sync, 64 in flight, 1 shard", 1, &[3], goal(4.0, FAST)),
-            against("sync, 64 blocking threads", 2, &[3], goal(3.0, FAST)),
-            against("sync, 64 in flight, 16 shards", 0, &[4], None),
-            against("sync, 64 in flight, 16 shards", 0, &[5], None),
-            limit(
-                "sync, 64 in flight, 16 shards",
-                0,
-                Beside::Device { in_flight: 64 },
-                None,
-            ),
-        ],
-    )
+        ]);
+        matches.extend([4, 5].map(|peer| against(sixteen, 0, &[peer], None)));
+    }
+    contest("sync, 64 in flight", contenders, matches)
 }
 
 fn more(writes: &Writes) -> Contest<'_> {
+    let (one, sixteen) = (
+        "sync, 256 in flight, 1 shard",
+        "sync, 256 in flight, 16 shards",
+    );
+    let syncs = Beside::Syncs { most: 10.0 };
     contest(
         "sync, 256 in flight",
         vec![
@@ -91,83 +98,58 @@ fn more(writes: &Writes) -> Contest<'_> {
             rocks::blocking(writes, 1, 256, Log::Synced),
         ],
         vec![
-            against("sync, 256 in flight, 16 shards", 0, &[3], goal(6.0, FAST)),
-            against("sync, 256 in flight, 1 shard", 1, &[3], goal(6.0, FAST)),
+            against(sixteen, 0, &[3], goal(6.0, FAST)),
+            against(one, 1, &[3], goal(6.0, FAST)),
             against("sync, 256 blocking threads", 2, &[3], goal(3.0, FAST)),
-            limit(
-                "sync, 256 in flight, 16 shards",
-                0,
-                Beside::Syncs { most: 10.0 },
-                anywhere(1.0),
-            ),
-            limit(
-                "sync, 256 in flight, 1 shard",
-                1,
-                Beside::Syncs { most: 10.0 },
-                anywhere(1.0),
-            ),
-            limit(
-                "sync, 256 in flight, 16 shards",
-                0,
-                Beside::Device { in_flight: 256 },
-                None,
-            ),
+            limit(sixteen, 0, syncs.clone(), anywhere(1.0)),
+            limit(one, 1, syncs, anywhere(1.0)),
+            limit(sixteen, 0, Beside::Device { in_flight: 256 }, None),
         ],
     )
 }
 
 /// Beside RocksDB's memtables filled with no log at all, the limit of any log in front of them.
-fn many(writes: &Writes) -> Contest<'_> {
-    let threads = &[3, 4, 5];
+fn many(writes: &Writes, quick: bool) -> Contest<'_> {
     let (one, sixteen) = (
         "sync, 1024 in flight, 1 shard",
         "sync, 1024 in flight, 16 shards",
     );
-    contest(
-        "sync, 1024 in flight",
-        vec![
-            ours::many(writes, 1, 1, 1024, Durability::Sync),
-            ours::many(writes, 16, 1, 1024, Durability::Sync),
-            ours::many(writes, 16, 2, 1024, Durability::Sync),
-            rocks::blocking(writes, 1, 64, Log::Synced),
-            rocks::blocking(writes, 1, 256, Log::Synced),
-            rocks::blocking(writes, 1, 1024, Log::Synced),
-            rocks::batched(writes, 1, 1, BATCH, Log::Synced),
-            rocks::batched(writes, 1, 1, BATCH, Log::Off),
-            rocks::batched(writes, 16, 2, BATCH, Log::Off),
-        ],
-        vec![
-            against(one, 0, threads, goal(7.0, FAST)),
-            against(sixteen, 1, threads, goal(12.0, FAST)),
-            against(
-                "sync, 1024 in flight, 16 shards, 2 callers",
-                2,
-                threads,
-                None,
-            ),
-            against(
-                &format!("{one}, beside batches of 512"),
-                0,
-                &[6],
-                goal(1.0, FAST),
-            ),
-            against(
-                &format!("{sixteen}, beside batches of 512"),
-                1,
-                &[6],
-                goal(1.7, FAST),
-            ),
-            against(&format!("{one}, beside a memtable, no log"), 0, &[7], None),
-            against(
-                &format!("{sixteen}, beside 16 memtables, no log"),
-                1,
-                &[8],
-                None,
-            ),
-            limit(one, 0, Beside::Device { in_flight: 1024 }, None),
-            limit(sixteen, 1, Beside::Device { in_flight: 1024 }, None),
-        ],
-    )
+    let beside = |workload: &str, whom: &str| format!("{workload}, beside {whom}");
+    let device = Beside::Device { in_flight: 1024 };
+    let mut threads = vec![2, 3];
+    let mut contenders = vec![
+        ours::many(writes, 1, 1, 1024, Durability::Sync),
+        ours::many(writes, 16, 1, 1024, Durability::Sync),
+        rocks::blocking(writes, 1, 256, Log::Synced),
+        rocks::blocking(writes, 1, 1024, Log::Synced),
+        rocks::batched(writes, 1, 1, BATCH, Log::Synced),
+        rocks::batched(writes, 1, 1, BATCH, Log::Off),
+        rocks::batched(writes, 16, 2, BATCH, Log::Off),
+    ];
+    if !quick {
+        contenders.push(rocks::blocking(writes, 1, 64, Log::Synced));
+        contenders.push(ours::many(writes, 16, 2, 1024, Durability::Sync));
+        threads.push(7);
+    }
+    let mut matches = vec![
+        against(one, 0, &threads, goal(7.0, FAST)),
+        against(sixteen, 1, &threads, goal(12.0, FAST)),
+        against(&beside(one, "batches of 512"), 0, &[4], goal(1.0, FAST)),
+        against(&beside(sixteen, "batches of 512"), 1, &[4], goal(1.7, FAST)),
+        against(&beside(one, "a memtable, no log"), 0, &[5], None),
+        against(&beside(sixteen, "16 memtables, no log"), 1, &[6], None),
+        limit(one, 0, device.clone(), None),
+        limit(sixteen, 1, device, None),
+    ];
+    if !quick {
+        matches.push(against(
+            &beside(sixteen, "threads, 2 callers of ours"),
+            8,
+            &threads,
+            None,
+        ));
+    }
+    contest("sync, 1024 in flight", contenders, matches)
 }
 
 fn slow(writes: &Writes, count: u64) -> Contest<'_> {

@@ -78,7 +78,7 @@ struct RunArgs {
     /// Rounds that count. Default: 7 with --quick, else 9.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
-    /// Milliseconds of each side in each round. Default: 150 with --quick, else 1000.
+    /// Milliseconds of each side in each round. Default: 120 with --quick, else 1000.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     slice_ms: Option<u32>,
     /// Where the picture of the ratios goes. Default: target/compare-WHAT.svg.
@@ -88,11 +88,11 @@ struct RunArgs {
 
 impl RunArgs {
     fn pace(&self) -> Pace {
-        let (rounds, slice) = if self.quick { (7, 150) } else { (9, 1000) };
+        let (rounds, slice) = if self.quick { (7, 120) } else { (9, 1000) };
         let rounds = self.rounds.map_or(rounds, usize::from);
         Pace {
             rounds,
-            spare_rounds: rounds / 2,
+            spare_rounds: rounds / 3,
             slice: Duration::from_millis(self.slice_ms.map_or(slice, u64::from)),
         }
     }

@@ -72,14 +72,14 @@ pub(crate) struct Pace {
 pub(crate) struct Measured {
     pub(crate) results: Vec<f64>,
     pub(crate) syncs_per_1000: Vec<f64>,
+    pub(crate) cpu_us: Vec<f64>,
     pub(crate) stalls: Vec<f64>,
 }
 
-impl Measured {
-    pub(crate) fn syncs_per_1000(&self) -> Option<f64> {
-        let spread = Spread::of(&self.syncs_per_1000);
-        spread.median.is_finite().then_some(spread.median)
-    }
+/// The median, where anything was measured.
+fn median(numbers: &[f64]) -> Option<f64> {
+    let median = Spread::of(numbers).median;
+    median.is_finite().then_some(median)
 }
 
 /// One side of one round.
@@ -87,6 +87,8 @@ impl Measured {
 struct Taken {
     result: f64,
     syncs_per_1000: f64,
+    /// Microseconds of processor time for a write.
+    cpu_us: f64,
     /// Seconds.
     stall: f64,
 }
@@ -135,6 +137,7 @@ impl Outcome {
         let measured = (0..sides).map(|side| Measured {
             results: of_side(side, |taken| taken.result),
             syncs_per_1000: of_side(side, |taken| taken.syncs_per_1000),
+            cpu_us: of_side(side, |taken| taken.cpu_us),
             stalls: of_side(side, |taken| taken.stall),
         });
         let syncs: Vec<f64> = rounds.iter().map(|round| round.fsync_ms).collect();
@@ -180,12 +183,16 @@ impl Contest<'_> {
                 let place = (turn + number) % runs.len();
                 settle();
                 let before = shim.counts()?;
+                let ticks = used_ticks();
                 let slice = runs[place](number as u64, pace.slice)?;
+                let used = used_ticks() - ticks;
                 let syncs = shim.counts()?.since(before);
                 check_durable(&sides[place], sides_in_flight[place], slice.writes, syncs)?;
+                let writes = slice.writes.max(1) as f64;
                 slices[place] = Taken {
                     result: slice.result,
-                    syncs_per_1000: syncs as f64 * 1000.0 / slice.writes.max(1) as f64,
+                    syncs_per_1000: syncs as f64 * 1000.0 / writes,
+                    cpu_us: used as f64 * TICK_US / writes,
                     stall: slice.stall.as_secs_f64(),
                 };
             }
@@ -250,8 +257,8 @@ fn row(
             ("a limit", String::new(), stalls, limit, "s", Better::Less)
         }
     };
-    let their_syncs = match &wanted.beside {
-        Beside::Best(places) => best(places, better, outcome),
+    let other = match &wanted.beside {
+        Beside::Best(places) => best(places, better, outcome).map(|at| &outcome.measured[at]),
         _ => None,
     };
     let mut row = Row {
@@ -267,8 +274,10 @@ fn row(
         fsync_ms: outcome.fsync_ms,
         ours_caller: sides[wanted.ours].1.clone(),
         theirs_caller: caller,
-        ours_syncs_per_1000: ours.syncs_per_1000(),
-        theirs_syncs_per_1000: their_syncs.and_then(|at| outcome.measured[at].syncs_per_1000()),
+        ours_syncs_per_1000: median(&ours.syncs_per_1000),
+        theirs_syncs_per_1000: other.and_then(|other| median(&other.syncs_per_1000)),
+        ours_cpu_us_per_write: median(&ours.cpu_us),
+        theirs_cpu_us_per_write: other.and_then(|other| median(&other.cpu_us)),
     };
     row.set_ratio(ratios(&results, &theirs, better));
     row
@@ -276,8 +285,8 @@ fn row(
 
 /// The contender with the best median.
 fn best(places: &[usize], better: Better, outcome: &Outcome) -> Option<usize> {
-    let median = |place: &usize| Spread::of(&outcome.measured[*place].results).median;
-    let by_median = |a: &&usize, b: &&usize| median(a).total_cmp(&median(b));
+    let of = |place: &usize| Spread::of(&outcome.measured[*place].results).median;
+    let by_median = |a: &&usize, b: &&usize| of(a).total_cmp(&of(b));
     let places = places.iter();
     match better {
         Better::More => places.max_by(by_median),
@@ -322,7 +331,10 @@ fn settle() {
     }
 }
 
-/// Processor time of this process, in the kernel's ticks of 10 ms.
+/// The kernel tells processor times in these: Linux' USER_HZ is 100 on every machine that matters here.
+const TICK_US: f64 = 10_000.0;
+
+/// Processor time of this process, in ticks.
 fn used_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name, in parentheses, may have spaces; behind it user and system time are the 12th and 13th.
@@ -343,6 +355,7 @@ mod tests {
         let taken = Taken {
             result,
             syncs_per_1000: 4.0,
+            cpu_us: 8.0,
             stall: 0.0,
         };
         Round {
@@ -378,6 +391,7 @@ mod tests {
         let measured = |results: [f64; 2]| Measured {
             results: results.to_vec(),
             syncs_per_1000: vec![20.0],
+            cpu_us: vec![],
             stalls: vec![],
         };
         let outcome = Outcome {
