@@ -11,7 +11,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SELECTION := --release --workspace --locked
 
-# Flags for `make demo` and `make bench`, for example: make demo ARGS="--writers 16 --json"
+# Flags for `make demo`, `make bench` and `make compare`, for example: make demo ARGS="--writers 16 --json"
 ARGS ?=
 # For `make fuzz`: which target, and for how long.
 FUZZ_TARGET ?= log_ops
@@ -46,6 +46,12 @@ build: ## build the command; the last line is its path
 bench: ## measure this engine alone (ARGS="--quick", ARGS="--json")
 	@$(compile)
 	"$$binary" bench $(ARGS)
+
+.PHONY: compare
+compare: ## beside RocksDB, fjall, redb, raft-engine (ARGS="log|engine [--quick] [--json]")
+	@./.ci/setup
+	$(CARGO) build $(SELECTION) --features watershed-bench/peers
+	"$(target_dir)/release/watershed-compare" $(ARGS)
 
 .PHONY: bench-criterion
 bench-criterion: ## criterion benches of the log and the engine

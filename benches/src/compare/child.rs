@@ -1,0 +1,267 @@
+//! What needs a process of its own: memory that nothing else uses, and a log that its process did not close.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use watershed::{Durability, Engine};
+use watershed_wal::{Inline, RecordKind, single_put};
+
+use super::error::CompareError;
+use super::load::{VALUE_BYTES, Writes, numbers};
+use super::peers::our_log::Shards;
+use super::peers::rocks;
+use super::shim::Probe;
+use crate::report::Row;
+use crate::stats::{Better, Spread, ratios};
+
+/// Shards of the recovered engine: enough that none of them flushes while its log is filled.
+const RECOVERED_SHARDS: u64 = 64;
+const MIB: f64 = 1024.0 * 1024.0;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Task {
+    /// Writes all records to a fresh Watershed.
+    FillOurs,
+    /// Writes all records to a fresh RocksDB.
+    FillRocks,
+    /// Opens a Watershed and reads the last record; says how many seconds that took.
+    OpenOurs,
+    /// Opens a RocksDB and reads the last record; says how many seconds that took.
+    OpenRocks,
+    /// Fills a log alone; says how many bytes of memory that took.
+    LogMemory,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChildArgs {
+    task: Task,
+    #[arg(long)]
+    dir: PathBuf,
+    #[arg(long)]
+    records: u64,
+}
+
+/// Does the task, says its result on one line, and waits to be killed: nothing is closed in order.
+pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
+    let writes = Writes::new(VALUE_BYTES);
+    let last = writes.nth(args.records - 1).0;
+    let started = Instant::now();
+    let say = |result: f64| {
+        println!("{result}");
+        let _ = std::io::stdout().flush();
+        // Killed, or the process that started this one is gone.
+        let _ = std::io::stdin().read_line(&mut String::new());
+    };
+    match args.task {
+        Task::FillOurs => {
+            let engine = open_ours(&args.dir)?;
+            fill_ours(&engine, &writes, args.records)?;
+            say(started.elapsed().as_secs_f64());
+        }
+        Task::OpenOurs => {
+            let engine = open_ours(&args.dir)?;
+            let found = engine.get(last).wait()?.is_some();
+            say(if found {
+                started.elapsed().as_secs_f64()
+            } else {
+                f64::NAN
+            });
+        }
+        Task::FillRocks => {
+            let db = open_rocks(&args.dir)?;
+            for number in numbers(0, 0).take(usize::try_from(args.records).unwrap_or(usize::MAX)) {
+                let (key, value) = writes.nth(number);
+                db.put(key, value)?;
+            }
+            say(started.elapsed().as_secs_f64());
+        }
+        Task::OpenRocks => {
+            let db = open_rocks(&args.dir)?;
+            let found = db.get(last)?.is_some();
+            say(if found {
+                started.elapsed().as_secs_f64()
+            } else {
+                f64::NAN
+            });
+        }
+        Task::LogMemory => {
+            let shards = Shards::open(&args.dir, 16)?;
+            let before = resident_bytes();
+            fill_log(&shards, &writes, args.records)?;
+            say(resident_bytes() - before);
+        }
+    }
+    std::process::exit(0)
+}
+
+fn open_ours(dir: &Path) -> Result<Engine, CompareError> {
+    let options = Engine::options()
+        .shards(RECOVERED_SHARDS)
+        .log_limit_bytes(8 << 30)
+        .write_buffer_bytes(16 << 30);
+    Ok(options.open(dir.join("engine"))?)
+}
+
+fn fill_ours(engine: &Engine, writes: &Writes, records: u64) -> Result<(), CompareError> {
+    const IN_FLIGHT: u64 = 256;
+    use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+    let puts = stream::iter(0..records).map(|number| {
+        let (key, value) = writes.nth(number);
+        engine
+            .put(key, value)
+            .durability(Durability::Buffered)
+            .into_future()
+    });
+    let in_flight = usize::try_from(IN_FLIGHT).unwrap_or(usize::MAX);
+    let all = puts
+        .buffer_unordered(in_flight)
+        .try_for_each(|_| std::future::ready(Ok(())));
+    Ok(pollster::block_on(all)?)
+}
+
+fn fill_log(shards: &Shards, writes: &Writes, records: u64) -> Result<(), CompareError> {
+    for number in 0..records {
+        let (key, value) = writes.nth(number);
+        let body = single_put(&key, value);
+        shards
+            .of_caller(number)
+            .submit(
+                RecordKind::Batch,
+                body,
+                Durability::Buffered,
+                Inline::Allowed,
+            )?
+            .wait()?;
+    }
+    Ok(shards.log.sync()?)
+}
+
+fn open_rocks(dir: &Path) -> Result<rocksdb::DB, CompareError> {
+    // Like Watershed it replays into memory and flushes later; this one has no setter.
+    let base = rocksdb::Options::default().get_options_from_string(
+        "avoid_flush_during_recovery=true;avoid_flush_during_shutdown=true",
+    )?;
+    let options = rocks::recovering(base);
+    Ok(rocksdb::DB::open(&options, dir.join("db"))?)
+}
+
+/// Memory of this process that is in use and not a file's.
+fn resident_bytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+    kib.unwrap_or(f64::NAN) * 1024.0
+}
+
+/// A child that is killed when it is let go.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a task in a process of its own, and kills that once it has said its result.
+fn ask(task: Task, dir: &Path, records: u64) -> Result<f64, CompareError> {
+    let name = task
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned());
+    let program = std::env::current_exe().map_err(CompareError::io("find", "this program"))?;
+    let child = Command::new(&program)
+        .args(["child", &name, "--records", &records.to_string(), "--dir"])
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(CompareError::io("run", &program))?;
+    let mut running = Running(child);
+    let mut said = String::new();
+    if let Some(out) = running.0.stdout.take() {
+        let read = BufReader::new(out).read_line(&mut said);
+        read.map_err(CompareError::io("read from", &program))?;
+    }
+    match said.trim().parse::<f64>() {
+        Ok(result) if result.is_finite() => Ok(result),
+        _ => Err(CompareError::Child { what: name, said }),
+    }
+}
+
+/// Opening after the process was killed, until the last record is read.
+pub(crate) fn recovery(dir: &Path, quick: bool) -> Result<Row, CompareError> {
+    let dir = tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
+    // Some 150 bytes of log each.
+    let (records, size) = if quick {
+        (500_000, "75 MB")
+    } else {
+        (7_200_000, "1 GiB")
+    };
+    let settle = Duration::from_secs(1);
+    ask(Task::FillOurs, dir.path(), records)?;
+    ask(Task::FillRocks, dir.path(), records)?;
+    std::thread::sleep(settle);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        ours.push(ask(Task::OpenOurs, dir.path(), records)?);
+        theirs.push(ask(Task::OpenRocks, dir.path(), records)?);
+    }
+    let fsync_ms = Probe::new(dir.path())?.fsync_ms()?;
+    let mut row = plain_row(&format!("recovery of a log of {size}"), "s", fsync_ms);
+    row.peer = rocks::NAME.to_owned();
+    row.ours = Spread::of(&ours).median;
+    row.theirs = Spread::of(&theirs).median;
+    row.ours_caller = format!("{RECOVERED_SHARDS} shards");
+    row.theirs_caller = "1 database, no flush at the end of recovery".to_owned();
+    row.goal = Some(1.5);
+    row.set_ratio(ratios(&ours, &theirs, Better::Less));
+    Ok(row)
+}
+
+/// The memory of a log of which no record may go.
+pub(crate) fn log_memory(dir: &Path, quick: bool) -> Result<Row, CompareError> {
+    let dir = tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
+    let (records, size) = if quick {
+        (1_000_000, "1")
+    } else {
+        (10_000_000, "10")
+    };
+    let bytes = ask(Task::LogMemory, dir.path(), records)? / MIB;
+    let fsync_ms = Probe::new(dir.path())?.fsync_ms()?;
+    let name = format!("log, memory with {size} million live records");
+    let mut row = plain_row(&name, "MiB", fsync_ms);
+    row.peer = "a limit".to_owned();
+    row.ours = bytes;
+    row.theirs = 256.0;
+    row.ours_caller = "16 shards, recent records included".to_owned();
+    // The limit is for ten million.
+    row.goal = (!quick).then_some(1.0);
+    row.set_ratio(ratios(&[bytes], &[256.0], Better::Less));
+    Ok(row)
+}
+
+fn plain_row(workload: &str, unit: &'static str, fsync_ms: f64) -> Row {
+    Row {
+        workload: workload.to_owned(),
+        peer: String::new(),
+        ours: f64::NAN,
+        theirs: f64::NAN,
+        unit,
+        ratio_median: f64::NAN,
+        ratio_min: f64::NAN,
+        ratio_max: f64::NAN,
+        goal: None,
+        fsync_ms,
+        ours_caller: String::new(),
+        theirs_caller: String::new(),
+        ours_syncs_per_1000: None,
+        theirs_syncs_per_1000: None,
+        ours_cpu_us_per_write: None,
+        theirs_cpu_us_per_write: None,
+    }
+}

@@ -1,0 +1,37 @@
+//! fjall: each write is a batch of one, persisted as the workload says.
+
+use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+
+use crate::compare::drive::threads;
+use crate::compare::error::CompareError;
+use crate::compare::load::Writes;
+use crate::compare::rounds::Contender;
+
+pub(crate) const NAME: &str = "fjall";
+pub(crate) const MODE: &str =
+    "one database, one keyspace, defaults; a sync by fdatasync after each write";
+
+/// Threads that wait for each write.
+pub(crate) fn blocking(writes: &Writes, count: u64, sync: bool) -> Contender<'_> {
+    Contender {
+        peer: NAME,
+        caller: format!("{count} threads"),
+        in_flight: sync.then_some(count),
+        open: Box::new(move |dir| {
+            let db = Database::builder(dir.join("db")).open()?;
+            let keyspace = db.keyspace("data", KeyspaceCreateOptions::default)?;
+            let mode = if sync {
+                PersistMode::SyncData
+            } else {
+                PersistMode::Buffer
+            };
+            Ok(Box::new(move |slice, time| {
+                threads(count, slice, time, writes, |_, key, value| {
+                    let mut batch = db.batch().durability(Some(mode));
+                    batch.insert(&keyspace, key, value);
+                    Ok(batch.commit().map_err(CompareError::from)?)
+                })
+            }))
+        }),
+    }
+}
