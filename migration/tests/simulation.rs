@@ -90,7 +90,7 @@ fn seeds() -> Range<u64> {
                 .expect("WATERSHED_SEEDS=<first>..<end>");
             number(first)..number(end)
         }
-        Err(_) => 0..400,
+        Err(_) => 0..300,
     }
 }
 

@@ -29,7 +29,9 @@ impl Node {
         }
         let shards = self.data.shards();
         let witness = self.witness.clone();
-        let swept = self.runtime.spawn_blocking(move || sweep(&shards, &kept, &witness));
+        let swept = self
+            .runtime
+            .spawn_blocking(move || sweep(&shards, &kept, &witness));
         swept.await.unwrap_or(Err(Error::Closed))
     }
 }

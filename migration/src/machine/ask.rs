@@ -87,7 +87,7 @@ impl Machine {
             _ => record.abort(self.id, self.abort.clone().unwrap_or_default()),
         };
         match next {
-            Ok(next) => self.swap(next),
+            Ok(next) => self.swap(now, next),
             Err(error) => self.swap_impossible(now, &error),
         }
     }
@@ -309,7 +309,7 @@ impl Machine {
                 Request::Quiesce {
                     env,
                     revision: self.record.revision,
-                    pause_max_ms: self.config.config().pause_max_ms,
+                    pause_max_ms: facts.reserve.bound_ms(self.config.config().pause_max_ms),
                 },
             ),
             Step::Drain => (Peer::Source, Request::Drain { env }),

@@ -25,6 +25,7 @@ mod catch_up;
 mod pace;
 mod progress;
 mod reads;
+mod reserve;
 mod run;
 mod steps;
 

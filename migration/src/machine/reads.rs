@@ -16,12 +16,14 @@ impl Machine {
         }
         let tried = self.swapping.take();
         if tried.as_ref().is_some_and(|tried| **tried == record) {
+            self.facts.reserve.swap_won(now);
             self.strays = 0;
             self.record = record;
             self.begin = None;
             self.learn_term();
             return self.swapped(now);
         }
+        self.facts.reserve.swap_ended();
         let unchanged = record.revision == self.record.revision;
         if !unchanged {
             self.strays = 0;
@@ -29,7 +31,7 @@ impl Machine {
         self.record = record;
         if let (Some(tried), true) = (tried, unchanged) {
             // Not arrived, or still under way: the same swap again is harmless.
-            return self.swap(*tried);
+            return self.swap(now, *tried);
         }
         if self
             .record

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use watershed_wal::{Seq, SeqRange, Term};
 
 use super::catch_up::CatchUp;
+use super::reserve::Reserve;
 use super::steps::{Signal, Step};
 use super::{Action, Event, Operator, Outcome, Progress, Timer};
 use crate::compare::Comparison;
@@ -37,6 +38,7 @@ pub(super) struct Facts {
     /// How often the rounds stalled with more to ship than fits into one.
     pub(super) stalls: u32,
     pub(super) pause: Pause,
+    pub(super) reserve: Reserve,
     /// How much of the grace time will be over when its timer fires.
     pub(super) grace_then: u64,
 }
@@ -227,6 +229,7 @@ impl Machine {
                 self.read(now, *record);
             }
             Event::SwapUnknown | Event::PlacementUnread => {
+                self.facts.reserve.swap_ended();
                 self.trouble("the placement did not answer".into());
                 self.failures = self.failures.saturating_add(1);
                 self.wait_to_retry(now);
@@ -295,7 +298,8 @@ impl Machine {
         self.enter(now, next);
     }
 
-    pub(super) fn swap(&mut self, record: PlacementRecord) {
+    pub(super) fn swap(&mut self, now: Now, record: PlacementRecord) {
+        self.facts.reserve.swap_began(now);
         self.swapping = Some(Box::new(record.clone()));
         self.out.push_back(Action::Swap {
             expected: self.record.revision,

@@ -198,7 +198,7 @@ pub enum SourceAction {
         /// Which call.
         call: Option<CallId>,
     },
-    /// Stop forwarding, remove the migration's holds and checkpoint.
+    /// Stop forwarding, remove the migration's holds and checkpoint. A reply right behind it is sent when that is done.
     StopForwarding,
     /// Delete this copy: log, store, directory. -> `Deleted`
     Delete {

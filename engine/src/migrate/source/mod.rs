@@ -69,7 +69,6 @@ struct Actor {
     inbox: mpsc::UnboundedReceiver<Input<Happened>>,
     beside: Beside,
     seen: Option<Revision>,
-    deleting: bool,
 }
 
 impl Source {
@@ -102,7 +101,6 @@ impl Source {
                 outcomes,
                 inbox,
                 seen: None,
-                deleting: false,
             };
             actor.run(first)
         });
@@ -163,12 +161,7 @@ impl Actor {
                 self.end_forwarding_of_ended(&record);
                 self.handle(SourceEvent::PlacementRead(record));
             }
-            Input::Event(Happened::Event(event)) => {
-                if matches!(event, SourceEvent::Deleted(_)) {
-                    self.deleting = false;
-                }
-                self.handle(event);
-            }
+            Input::Event(Happened::Event(event)) => self.handle(event),
         }
     }
 
@@ -352,10 +345,6 @@ impl Actor {
     }
 
     fn delete(&mut self, instance: InstanceId) {
-        // A record that comes in between asks once more; the first deletion answers.
-        if std::mem::replace(&mut self.deleting, true) {
-            return;
-        }
         let (node, work, outcomes) = (self.node.clone(), self.work.clone(), self.outcomes.clone());
         self.beside.spawn(async move {
             work.stop_forwarding().await;
