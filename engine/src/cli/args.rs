@@ -42,6 +42,18 @@ pub(super) enum Command {
     /// Look into a write-ahead log, also while an engine is running on it; repair one.
     #[command(subcommand)]
     Wal(WalCommand),
+    /// Check the certificate that a migration left.
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertificateCommand {
+    /// Check that it is whole and that its fields agree with each other.
+    Verify {
+        /// The certificate: `certificates/<migration>.json` in an engine's directory.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -105,6 +105,16 @@ impl Failure {
         }
     }
 
+    /// A file that is not what it should be.
+    pub(super) fn about(kind: Kind, file: &Path, what: impl std::fmt::Display) -> Self {
+        Self {
+            kind,
+            message: format!("{}: {what}", file.display()),
+            file: Some(file.to_owned()),
+            line: None,
+        }
+    }
+
     pub(super) fn is_usage(&self) -> bool {
         self.kind == Kind::Usage
     }

@@ -7,6 +7,7 @@
 
 mod args;
 mod bench;
+mod certificate;
 mod data;
 mod demo;
 mod documents;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Args, Command, WalCommand};
+use args::{Args, CertificateCommand, Command, WalCommand};
 use failure::Failure;
 use output::{Answer, Output};
 
@@ -51,6 +52,7 @@ fn run(command: Command, output: &Output) -> Result<Answer, Failure> {
         Command::Delete(options) => data::delete(&options),
         Command::Scan(options) => data::scan(&options, output),
         Command::Status(options) => status::run(&options),
+        Command::Certificate(CertificateCommand::Verify { file }) => certificate::verify(&file),
         Command::Wal(WalCommand::Verify { dir }) => wal::verify(&dir),
         Command::Wal(WalCommand::Dump { dir }) => wal::dump(&dir, output),
         Command::Wal(WalCommand::Repair { dry_run, dir }) => wal::repair(&dir, dry_run, output),
