@@ -15,6 +15,7 @@ fn open(dir: &tempfile::TempDir) -> Engine {
 }
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Keys of several lengths, some of them edges: zero bytes, all ones, prefixes of each other.
 fn fill(engine: &Engine) -> Map {
@@ -45,7 +46,7 @@ fn fill(engine: &Engine) -> Map {
     map
 }
 
-fn all(entries: impl IntoIterator<Item = Result<Entry, Error>>) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn all(entries: impl IntoIterator<Item = Result<Entry, Error>>) -> Pairs {
     let entries = entries.into_iter().map(|entry| entry.unwrap());
     entries
         .map(|entry| (entry.key.to_vec(), entry.value.to_vec()))
@@ -53,7 +54,7 @@ fn all(entries: impl IntoIterator<Item = Result<Entry, Error>>) -> Vec<(Vec<u8>,
 }
 
 /// The options, and what they select of a map.
-fn cases(map: &Map) -> Vec<(ScanOptions, Vec<(Vec<u8>, Vec<u8>)>)> {
+fn cases(map: &Map) -> Vec<(ScanOptions, Pairs)> {
     let pairs = |select: &dyn Fn(&[u8]) -> bool| -> Vec<_> {
         let selected = map.iter().filter(|(key, _)| select(key));
         selected
