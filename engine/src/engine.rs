@@ -231,23 +231,26 @@ impl Engine {
     /// Puts what is in memory into SSTs, so that the next opening has nothing to replay.
     ///
     /// # Errors
-    /// What RocksDB says.
+    /// What RocksDB said first; the other shards are flushed all the same.
     pub fn flush(&self) -> Result<(), Error> {
         let node = self.node()?;
+        let mut result = Ok(());
         for hosted in node.hosted_all() {
-            if let Ok(store) = hosted.store() {
-                hosted.log.set_flushed(store.flush()?);
+            let Ok(store) = hosted.store() else { continue };
+            match store.flush() {
+                Ok(flushed) => hosted.log.set_flushed(flushed),
+                Err(error) => result = result.and(Err(error.into())),
             }
         }
-        Ok(())
+        result
     }
 
     /// The shards, the log and the migrations now.
     ///
     /// # Errors
-    /// [`Error::Closed`], and what RocksDB says.
+    /// [`Error::Closed`]. What RocksDB says against a shard is in its [`crate::ShardStatus::store_error`].
     pub fn status(&self) -> Result<EngineStatus, Error> {
-        status::of_node(&self.node()?)
+        Ok(status::of_node(&self.node()?))
     }
 
     /// Closes the engine: waits for what was taken, joins its threads, frees the directory's lock. Later requests, of

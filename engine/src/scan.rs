@@ -88,6 +88,7 @@ impl Snapshot {
             sources: Some(vec![Source::new(From::Snapshot(self.inner.clone()))]),
             plan: Plan::Given,
             heads: BTreeMap::new(),
+            without_head: vec![0],
             failed: None,
         }
     }
@@ -143,11 +144,10 @@ impl Source {
         on_this_thread: bool,
     ) -> Result<(), Error> {
         let page = self.page;
-        self.page = (page * 4).min(LARGEST_PAGE);
         match &self.from {
             From::Snapshot(snapshot) => {
                 let (snapshot, range, cursor) =
-                    (snapshot.clone(), options.range(), self.cursor.take());
+                    (snapshot.clone(), options.range(), self.cursor.clone());
                 let read = move || snapshot.page(&range, cursor.as_deref(), page, PAGE_BYTES);
                 let found = match node {
                     Some(node) if !on_this_thread => node
@@ -173,6 +173,7 @@ impl Source {
                 self.ready.extend(entries);
             }
         }
+        self.page = (page * 4).min(LARGEST_PAGE);
         Ok(())
     }
 
@@ -214,6 +215,8 @@ pub struct Scan {
     plan: Plan,
     /// The next entry of each source that has one.
     heads: BTreeMap<(Bytes, usize), Entry>,
+    /// The sources whose next entry is not known.
+    without_head: Vec<usize>,
     left: u64,
     failed: Option<Error>,
 }
@@ -246,71 +249,74 @@ impl Scan {
             sources: None,
             plan,
             heads: BTreeMap::new(),
+            without_head: Vec::new(),
             failed,
         }
     }
 
     /// The next entry, for async code; `None` at the end.
     pub async fn next_entry(&mut self) -> Option<Result<Entry, Error>> {
-        match self.node.clone() {
-            Some(node) => {
-                let step = Box::pin(self.step(false));
-                Entered::new(node, step).await.transpose()
-            }
-            None => self.step(false).await.transpose(),
+        if self.is_over() {
+            return None;
         }
+        let found = match self.node.clone() {
+            Some(node) => Entered::new(node, Box::pin(self.step(false))).await,
+            None => self.step(false).await,
+        };
+        self.count(found)
+    }
+
+    fn is_over(&self) -> bool {
+        self.left == 0 && self.failed.is_none()
+    }
+
+    /// Counts what was found; nothing comes behind the end, or an error, whoever gave it.
+    fn count(&mut self, found: Result<Option<Entry>, Error>) -> Option<Result<Entry, Error>> {
+        match &found {
+            Ok(Some(_)) => self.left = self.left.saturating_sub(1),
+            _ => {
+                self.left = 0;
+                self.failed = None;
+            }
+        }
+        found.transpose()
     }
 
     async fn step(&mut self, on_this_thread: bool) -> Result<Option<Entry>, Error> {
-        if let Some(error) = self.failed.take() {
-            self.left = 0;
-            return Err(error);
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => self.advance(on_this_thread).await,
         }
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let found = self.advance(on_this_thread).await;
-        match found {
-            Ok(Some(_)) => self.left -= 1,
-            _ => self.left = 0,
-        }
-        found
     }
 
+    /// A caller may drop this at any await and ask again: an entry leaves where no await follows, and what a source was
+    /// asked for is kept only once it is there.
     async fn advance(&mut self, on_this_thread: bool) -> Result<Option<Entry>, Error> {
-        if self.heads.is_empty() {
-            let mut sources = match self.sources.take() {
-                Some(sources) => sources,
-                None => self.find_sources(on_this_thread).await?,
-            };
-            for (place, source) in sources.iter_mut().enumerate() {
-                let head =
-                    next_of(source, self.node.as_ref(), &self.options, on_this_thread).await?;
+        if self.sources.is_none() {
+            let sources = self.find_sources(on_this_thread).await?;
+            self.without_head = (0..sources.len()).collect();
+            self.sources = Some(sources);
+        }
+        let sources = self.sources.as_deref_mut().unwrap_or_default();
+        while let Some(&place) = self.without_head.last() {
+            if let Some(source) = sources.get_mut(place) {
+                let node = self.node.as_ref();
+                let head = next_of(source, node, &self.options, on_this_thread).await?;
                 if let Some(entry) = head {
                     self.heads.insert((entry.key.clone(), place), entry);
                 }
             }
-            self.sources = Some(sources);
+            self.without_head.pop();
         }
         let next = if self.options.is_reverse() {
             self.heads.pop_last()
         } else {
             self.heads.pop_first()
         };
-        let Some(((_, place), entry)) = next else {
-            return Ok(None);
-        };
-        if let Some(source) = self
-            .sources
-            .as_mut()
-            .and_then(|sources| sources.get_mut(place))
-        {
-            let head = next_of(source, self.node.as_ref(), &self.options, on_this_thread).await?;
-            if let Some(head) = head {
-                self.heads.insert((head.key.clone(), place), head);
-            }
-        }
-        Ok(Some(entry))
+        Ok(next.map(|((_, place), entry)| {
+            self.without_head.push(place);
+            entry
+        }))
     }
 
     async fn find_sources(&self, on_this_thread: bool) -> Result<Vec<Source>, Error> {
@@ -354,12 +360,16 @@ impl Iterator for Scan {
     type Item = Result<Entry, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.node.clone() {
+        if self.is_over() {
+            return None;
+        }
+        let found = match self.node.clone() {
             Some(node) => {
                 let step = std::pin::pin!(self.step(true));
-                pollster::block_on(Entered::new(node, step)).transpose()
+                pollster::block_on(Entered::new(node, step))
             }
-            None => pollster::block_on(self.step(true)).transpose(),
-        }
+            None => pollster::block_on(self.step(true)),
+        };
+        self.count(found)
     }
 }

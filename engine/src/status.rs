@@ -7,9 +7,9 @@ use watershed_migration::NodeId;
 use watershed_migration::machine::Progress;
 use watershed_wal::{Epoch, HoldInfo, InstanceId, LogStatus, Seq, ShardId, Term};
 
-use crate::Error;
 use crate::node::Node;
 use crate::shard::{Hosted, Role};
+use crate::store::{Store, StoreError};
 
 /// An engine's shards, log and migrations at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -89,35 +89,32 @@ pub struct ShardStatus {
     pub parked: u64,
 }
 
-pub(crate) fn of_node(node: &Node) -> Result<EngineStatus, Error> {
+pub(crate) fn of_node(node: &Node) -> EngineStatus {
     let hosted = node.hosted_all();
-    let shards: Result<Vec<_>, Error> = hosted
-        .iter()
-        .filter_map(|hosted| of_hosted(hosted).transpose())
-        .collect();
+    let shards = hosted.iter().filter_map(|hosted| of_hosted(hosted));
     let (cache, memtables) = node.env.memory_bytes();
-    Ok(EngineStatus {
+    EngineStatus {
         node: node.id.clone(),
         cache_bytes: u64::try_from(cache).unwrap_or(u64::MAX),
         memtable_bytes: u64::try_from(memtables).unwrap_or(u64::MAX),
         log: node.log.status(),
-        shards: shards?,
+        shards: shards.collect(),
         migrations: node
             .migrations
             .list()
             .iter()
             .map(|migration| migration.progress())
             .collect(),
-    })
+    }
 }
 
-fn of_hosted(hosted: &Hosted) -> Result<Option<ShardStatus>, Error> {
+fn of_hosted(hosted: &Hosted) -> Option<ShardStatus> {
     let role = match hosted.role() {
         Role::Owner { .. } => ShardRole::Owner,
         Role::Receiver => ShardRole::Receiver,
         Role::Frozen { .. } => ShardRole::Frozen,
         Role::Failed { .. } => ShardRole::Failed,
-        Role::Closed => return Ok(None),
+        Role::Closed => return None,
     };
     let marks = hosted.log.watermarks();
     let term = hosted.log.terms().last().map(|start| start.term);
@@ -138,12 +135,23 @@ fn of_hosted(hosted: &Hosted) -> Result<Option<ShardStatus>, Error> {
         parked: hosted.parked(),
     };
     if let Ok(store) = hosted.store() {
-        let stats = store.stats()?;
         status.applied = store.applied().seq;
-        status.flushed = store.flushed()?.seq;
-        status.store_error = store.background_error();
-        status.keys_estimate = stats.keys_estimate;
-        status.bytes = stats.sst_bytes + stats.memtable_bytes;
+        // One store that fails must not hide the others, nor why.
+        status.store_error = match of_store(&store, &mut status) {
+            Ok(()) => store.background_error(),
+            Err(error) => Some(error.to_string()),
+        };
     }
-    Ok(Some(status))
+    if let Role::Failed { reason } = hosted.role() {
+        status.store_error = Some(reason);
+    }
+    Some(status)
+}
+
+fn of_store(store: &Store, status: &mut ShardStatus) -> Result<(), StoreError> {
+    status.flushed = store.flushed()?.seq;
+    let stats = store.stats()?;
+    status.keys_estimate = stats.keys_estimate;
+    status.bytes = stats.sst_bytes + stats.memtable_bytes;
+    Ok(())
 }

@@ -8,7 +8,7 @@ use watershed_wal::{Epoch, Inline, ShardId};
 
 use super::Node;
 use crate::Error;
-use crate::shard::{Hosted, Serving, WriteRequest, Written};
+use crate::shard::{Hosted, Role, Serving, WriteRequest, Written};
 use crate::store::{Store, Version};
 
 /// How long a request waits for a copy here to become the owner before the placement is read again: a target may also
@@ -66,9 +66,13 @@ impl Node {
             if let Some(hosted) = self.owner(shard) {
                 // Subscribed before asking, so that no change is missed.
                 let mut changes = hosted.changes();
+                let heals = hosted.heals();
                 match hosted.serves_reads() {
-                    Ok(Serving::Here) => {
-                        match self.read_store(&hosted, on_this_thread, read.clone()).await {
+                    Ok(Serving::Here) if !Hosted::is_healing(heals) => {
+                        let found = self.read_store(&hosted, on_this_thread, read.clone()).await;
+                        match found {
+                            // Opened again meanwhile: it may have shown an older state.
+                            _ if hosted.heals() != heals => continue,
                             Err(Error::NoInstance { .. }) if !self.is_closed() => continue,
                             other => return other.map(Local::Done),
                         }
@@ -76,7 +80,7 @@ impl Node {
                     Ok(Serving::Elsewhere { owner, epoch }) => {
                         return Ok(Local::Elsewhere { owner, epoch });
                     }
-                    Ok(Serving::Wait) => {
+                    Ok(Serving::Here | Serving::Wait) => {
                         let _parked = hosted.park();
                         hosted
                             .before_deadline(deadline, changes.changed())
@@ -133,6 +137,9 @@ impl Node {
             return Err(Error::DeadlineNotApplied { shard });
         }
         let hosted = self.hosted_instance(record.instance);
+        if let Some(Role::Failed { reason }) = hosted.as_ref().map(|hosted| hosted.role()) {
+            return Err(Error::ShardFailed { shard, reason });
+        }
         let mut changes = match &hosted {
             Some(hosted) if !hosted.is_owner() => hosted.changes(),
             // It became the owner between two looks: ask again at once.

@@ -9,11 +9,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-use watershed_wal::{CommitSink, Committed, Completer, LogError, Record, Seq, SeqRange};
+use watershed_wal::{CommitSink, Committed, Completer, LogError, Record, SeqRange};
 
 use super::{Hosted, Role, write};
 use crate::Error;
-use crate::store::StoreError;
 use crate::sync::lock;
 
 /// The most that one RocksDB batch takes: enough to spread its cost, small enough to wake waiters early.
@@ -151,23 +150,11 @@ impl Hosted {
             return Ok(());
         };
         if let Err(error) = store.apply(records) {
-            self.recover(&error, last.seq())?;
+            self.heal(&error, last.seq())?;
         }
         self.applied.send_replace(last.seq());
         self.forget_pending(last.seq());
         Ok(())
-    }
-
-    /// After an error of RocksDB: closes and re-opens this shard's store alone, and replays the log up to `through`.
-    fn recover(&self, error: &StoreError, through: Seq) -> Result<(), Error> {
-        let store = self.store()?;
-        if !error.needs_reopen() {
-            return Err(error.clone().into());
-        }
-        let dir = store.dir().display();
-        tracing::warn!(shard = %self.shard, %dir, %error, "the store failed: it is opened again and the log replayed");
-        store.reopen()?;
-        self.replay(SeqRange::after(store.applied().seq, through))
     }
 
     /// Applies the contiguous part of what the log holds beyond the store.
@@ -180,7 +167,7 @@ impl Hosted {
         match self.replay(range) {
             Err(Error::Store(error)) => {
                 let through = range.map_or(have, |range| range.last());
-                self.recover(&error, through)?;
+                self.heal(&error, through)?;
                 self.applied.send_replace(through);
                 Ok(())
             }
@@ -206,7 +193,7 @@ impl Hosted {
         Ok(())
     }
 
-    fn fail(&self, error: &Error) {
+    pub(super) fn fail(&self, error: &Error) {
         if self.role() == Role::Closed {
             return;
         }

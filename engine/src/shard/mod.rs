@@ -6,6 +6,7 @@
 //! ```text
 //! write.rs       room -> conditions -> gate, Seq (one critical section in the log) -> commit
 //! apply.rs       committed records, in Seq order -> store -> completions, woken together
+//! heal.rs        a store that failed is opened again and caught up, unseen
 //! serving.rs     who may write and read now: quiesce, give away, become owner
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 mod apply;
 mod conditions;
+mod heal;
 mod serving;
 mod write;
 
@@ -88,6 +90,8 @@ pub(crate) struct Hosted {
     assign: Mutex<conditions::Assign>,
     /// Conditional writes are about: appliers tell their overlay what was applied.
     overlay_on: AtomicBool,
+    /// Odd while the store heals (heal.rs).
+    heals: AtomicU64,
     queue: Mutex<ApplyQueue>,
     drained: Condvar,
     applied: watch::Sender<Seq>,
@@ -132,6 +136,7 @@ impl Hosted {
             parked: AtomicU64::new(0),
             assign: Mutex::default(),
             overlay_on: AtomicBool::new(false),
+            heals: AtomicU64::new(0),
             queue: Mutex::default(),
             drained: Condvar::new(),
             applied: watch::Sender::new(applied),

@@ -143,6 +143,9 @@ impl Hosted {
             return Ok(Attempt::Refused(Serving::Wait));
         }
         if !request.conditions.is_empty() {
+            if Self::is_healing(self.heals()) {
+                return Ok(Attempt::Refused(Serving::Wait));
+            }
             match self.decide(&mut assign, &request.conditions)? {
                 Decision::Holds => {}
                 other => return Ok(Attempt::Decided(other)),

@@ -78,7 +78,7 @@ impl Store {
         let _writer = lock(&inner.writer);
         let mut slot = write_lock(&inner.db);
         inner.snapshots.revoke();
-        *slot = None;
+        close_db(slot.take());
         let (db, applied, terms) = open_db(&inner.env, &inner.dir, inner.read_only)?;
         *write_lock(&inner.terms) = terms;
         *lock(&inner.applied) = applied;
@@ -143,7 +143,19 @@ impl Inner {
     fn shut(&self) {
         let mut slot = write_lock(&self.db);
         self.snapshots.revoke();
-        *slot = None;
+        close_db(slot.take());
+    }
+}
+
+/// Closes RocksDB; its lock is free when this returns. A snapshot that its user is just dropping can't be taken back any
+/// more, and still holds a handle until it has been dropped.
+fn close_db(db: Option<Arc<DB>>) {
+    let mut last = db;
+    while let Some(db) = last {
+        last = Arc::try_unwrap(db).err();
+        if last.is_some() {
+            std::thread::yield_now();
+        }
     }
 }
 
