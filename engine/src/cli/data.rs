@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::args::{DeleteArgs, GetArgs, PutArgs, ScanArgs};
+use super::args::{DeleteArgs, DurabilityArg, GetArgs, PutArgs, ScanArgs};
 use super::failure::{Failure, Kind};
 use super::output::{Answer, JsonList, Output, json_bytes};
 use crate::{Engine, Entry, Error, ReadOnly, ScanOptions};
@@ -21,31 +21,31 @@ pub(super) fn put(args: &PutArgs) -> Result<Answer, Failure> {
             .read_to_end(&mut value)
             .map_err(|error| Failure::new(Kind::Io, format!("reading standard input: {error}")))?;
     }
-    let engine = Engine::open(&args.dir.dir)?;
-    let version = engine
-        .put(args.key.clone(), value)
-        .durability(args.durability.into())
-        .wait()?;
-    engine.close()?;
-    let text = format!("version {version}");
-    Ok(Answer::new(
-        text,
-        json!({ "key": args.key, "version": version.to_string() }),
-    ))
+    write(&args.dir.dir, &args.key, args.durability, |engine| {
+        engine.put(&args.key, value)
+    })
 }
 
 pub(super) fn delete(args: &DeleteArgs) -> Result<Answer, Failure> {
     must_exist(&args.dir.dir)?;
-    let engine = Engine::open(&args.dir.dir)?;
-    let version = engine
-        .delete(args.key.clone())
-        .durability(args.durability.into())
-        .wait()?;
+    write(&args.dir.dir, &args.key, args.durability, |engine| {
+        engine.delete(&args.key)
+    })
+}
+
+/// One write to the engine in `dir`; its answer is the version.
+fn write(
+    dir: &Path,
+    key: &str,
+    durability: DurabilityArg,
+    what: impl FnOnce(&Engine) -> crate::Write,
+) -> Result<Answer, Failure> {
+    let engine = Engine::open(dir)?;
+    let version = what(&engine).durability(durability.into()).wait()?;
     engine.close()?;
-    let text = format!("version {version}");
     Ok(Answer::new(
-        text,
-        json!({ "key": args.key, "version": version.to_string() }),
+        format!("version {version}"),
+        json!({ "key": key, "version": version.to_string() }),
     ))
 }
 
