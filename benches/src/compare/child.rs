@@ -18,7 +18,7 @@ use crate::report::Row;
 use crate::stats::{Better, Spread, ratios};
 
 /// Shards of the recovered engine: enough that none of them flushes while its log is filled.
-const RECOVERED_SHARDS: u64 = 64;
+const RECOVERED_SHARDS: u64 = 32;
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
