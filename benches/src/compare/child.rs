@@ -52,8 +52,9 @@ pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
     let say = |result: f64| {
         println!("{result}");
         let _ = std::io::stdout().flush();
-        // Killed, or the process that started this one is gone.
+        // Killed here, or the process that started this one is gone: either way nothing is closed.
         let _ = std::io::stdin().read_line(&mut String::new());
+        std::process::exit(0);
     };
     match args.task {
         Task::FillOurs => {
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
             say(resident_bytes() - before);
         }
     }
-    std::process::exit(0)
+    Ok(())
 }
 
 fn open_ours(dir: &Path) -> Result<Engine, CompareError> {
