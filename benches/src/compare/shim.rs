@@ -162,3 +162,43 @@ impl Probe {
         Ok(crate::stats::Spread::of(&times).median)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `dd` below the library, and gives what was counted.
+    fn counted(flag: &str) -> Counts {
+        let dir = tempfile::tempdir().unwrap();
+        let library = compile(dir.path()).unwrap();
+        let shared = shared_file(dir.path()).unwrap();
+        let output = Command::new("dd")
+            .args(["if=/dev/zero", "bs=4096", "count=3", flag])
+            .arg(format!("of={}", dir.path().join("out").display()))
+            .env("LD_PRELOAD", library)
+            .env(SHARED, shared.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let shim = Shim {
+            file: shared.reopen().unwrap(),
+            path: shared.path().to_owned(),
+        };
+        shim.counts().unwrap()
+    }
+
+    #[test]
+    fn syncs_and_synchronous_writes_are_counted_and_plain_writes_are_not() {
+        let plain = counted("conv=notrunc");
+        assert_eq!((plain.syncs, plain.sync_writes), (0, 0));
+        let synced = counted("conv=fdatasync");
+        assert_eq!((synced.syncs, synced.sync_writes), (1, 0));
+        let written = counted("oflag=dsync");
+        assert_eq!((written.syncs, written.sync_writes), (0, 3));
+        let all = Counts {
+            syncs: 5,
+            sync_writes: 4,
+        };
+        assert_eq!(all.since(synced), 8);
+    }
+}
