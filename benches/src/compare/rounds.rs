@@ -65,6 +65,8 @@ pub(crate) struct Pace {
     /// How many more there may be where others disturbed the device; the calmest count.
     pub(crate) spare_rounds: usize,
     pub(crate) slice: Duration,
+    /// How long a contest may wait, all in all, for a device that others keep busy.
+    pub(crate) patience: Duration,
 }
 
 /// What one contender did, round by round.
@@ -155,10 +157,10 @@ impl Contest<'_> {
         dir: &Path,
         pace: Pace,
         shim: &Shim,
+        probe: &Probe,
     ) -> Result<(Vec<Row>, Outcome), CompareError> {
         let dir =
             tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
-        let probe = Probe::new(dir.path())?;
         let sides: Vec<_> = self
             .contenders
             .iter()
@@ -174,10 +176,11 @@ impl Contest<'_> {
         }
         shim.set_least(self.least_sync)?;
         let mut rounds = Vec::new();
-        let mut fsync_ms = probe.fsync_ms()?;
+        let mut patience = pace.patience;
         // The first round warms up and does not count.
         for number in 0..=pace.rounds + pace.spare_rounds {
             let mut slices = vec![Taken::default(); runs.len()];
+            let fsync_ms = probe.calm_fsync_ms(self.least_sync, &mut patience)?;
             for turn in 0..runs.len() {
                 // Each begins a round in its turn: no side has always the same one before it.
                 let place = (turn + number) % runs.len();
@@ -203,7 +206,6 @@ impl Contest<'_> {
                     slices,
                 });
             }
-            fsync_ms = after;
             if calm(&rounds) >= pace.rounds {
                 break;
             }
