@@ -239,7 +239,7 @@ fn run_one(
 ) -> Result<Vec<Row>, CompareError> {
     let (name, sides) = (contest.name.clone(), contest.contenders.len());
     let started = Instant::now();
-    let rows = contest.run(dir, pace, shim, probe)?.0;
+    let rows = contest.run(dir, pace, shim, probe)?;
     let took = started.elapsed().as_secs_f64();
     eprintln!("{name}: {sides} sides, {took:.0} s");
     Ok(rows)
