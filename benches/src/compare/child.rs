@@ -18,7 +18,7 @@ use crate::report::Row;
 use crate::stats::{Better, Spread, ratios};
 
 /// Shards of the recovered engine: enough that none of them flushes while its log is filled.
-const RECOVERED_SHARDS: u64 = 64;
+const RECOVERED_SHARDS: u64 = 32;
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -52,8 +52,9 @@ pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
     let say = |result: f64| {
         println!("{result}");
         let _ = std::io::stdout().flush();
-        // Killed, or the process that started this one is gone.
+        // Killed here, or the process that started this one is gone: either way nothing is closed.
         let _ = std::io::stdin().read_line(&mut String::new());
+        std::process::exit(0);
     };
     match args.task {
         Task::FillOurs => {
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
             say(resident_bytes() - before);
         }
     }
-    std::process::exit(0)
+    Ok(())
 }
 
 fn open_ours(dir: &Path) -> Result<Engine, CompareError> {

@@ -219,7 +219,7 @@ fn buffered_many(writes: &Writes) -> Contest<'_> {
 /// The same load over ever more shards.
 fn spread(writes: &Writes, quick: bool) -> Contest<'_> {
     let counts: &[u64] = if quick {
-        &[1, 16, 256]
+        &[1, 16, 64]
     } else {
         &[1, 16, 256, 1000]
     };

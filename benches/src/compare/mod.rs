@@ -35,6 +35,7 @@ const SUSTAINED: Pace = Pace {
     rounds: 10,
     spare_rounds: 0,
     slice: Duration::from_secs(60),
+    patience: Duration::ZERO,
 };
 
 /// Watershed and its peers, side by side on this machine.
@@ -94,6 +95,7 @@ impl RunArgs {
             rounds,
             spare_rounds: rounds / 3,
             slice: Duration::from_millis(self.slice_ms.map_or(slice, u64::from)),
+            patience: Duration::from_secs(if self.quick { 2 } else { 15 }),
         }
     }
 
@@ -161,6 +163,7 @@ fn run(compared: Compared, args: &RunArgs, shim: &Shim) -> Result<(), CompareErr
     let default_plot = || PathBuf::from(format!("target/compare-{}.svg", compared.name()));
     let plot = plot.unwrap_or_else(default_plot);
     let pace = args.pace();
+    let probe = Probe::new(dir.path())?;
     let meta = Meta {
         compared: compared.name(),
         quick: args.quick,
@@ -168,14 +171,14 @@ fn run(compared: Compared, args: &RunArgs, shim: &Shim) -> Result<(), CompareErr
         slice_seconds: pace.slice.as_secs_f64(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         file_system: file_system(dir.path())?,
-        fsync_ms: Probe::new(dir.path())?.fsync_ms()?,
+        fsync_ms: probe.fsync_ms()?,
         fsync_ms_injected: args.fsync_ms,
         key_bytes: KEY_BYTES,
         value_bytes: VALUE_BYTES,
         modes: compared.modes(),
         plot: plot.display().to_string(),
     };
-    let rows = rows(compared, args, dir.path(), shim)?;
+    let rows = rows(compared, args, dir.path(), shim, &probe)?;
     let document = Document { meta, rows };
     draw(&plot, &document)?;
     print(&document, args.json);
@@ -188,6 +191,7 @@ fn rows(
     args: &RunArgs,
     dir: &Path,
     shim: &Shim,
+    probe: &Probe,
 ) -> Result<Vec<Row>, CompareError> {
     let (small, large) = (Writes::new(VALUE_BYTES), Writes::new(log::LARGE));
     let contests = match compared {
@@ -202,7 +206,7 @@ fn rows(
         if let Some(least) = args.fsync_ms {
             contest.least_sync = Duration::try_from_secs_f64(least / 1e3).unwrap_or_default();
         }
-        rows.extend(run_one(contest, dir, args.pace(), shim)?);
+        rows.extend(run_one(contest, dir, args.pace(), shim, probe)?);
     }
     match compared {
         Compared::Engine if args.wants("recovery") => rows.push(child::recovery(dir, args.quick)?),
@@ -212,7 +216,13 @@ fn rows(
         _ => {}
     }
     if args.long && compared == Compared::Engine {
-        rows.extend(run_one(engine::sustained(&small), dir, SUSTAINED, shim)?);
+        rows.extend(run_one(
+            engine::sustained(&small),
+            dir,
+            SUSTAINED,
+            shim,
+            probe,
+        )?);
     }
     match &args.only {
         Some(only) if rows.is_empty() => Err(CompareError::NothingNamed(only.clone())),
@@ -225,10 +235,11 @@ fn run_one(
     dir: &Path,
     pace: Pace,
     shim: &Shim,
+    probe: &Probe,
 ) -> Result<Vec<Row>, CompareError> {
     let (name, sides) = (contest.name.clone(), contest.contenders.len());
     let started = Instant::now();
-    let rows = contest.run(dir, pace, shim)?.0;
+    let rows = contest.run(dir, pace, shim, probe)?;
     let took = started.elapsed().as_secs_f64();
     eprintln!("{name}: {sides} sides, {took:.0} s");
     Ok(rows)

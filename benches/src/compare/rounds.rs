@@ -65,15 +65,17 @@ pub(crate) struct Pace {
     /// How many more there may be where others disturbed the device; the calmest count.
     pub(crate) spare_rounds: usize,
     pub(crate) slice: Duration,
+    /// How long a contest may wait, all in all, for a device that others keep busy.
+    pub(crate) patience: Duration,
 }
 
 /// What one contender did, round by round.
 #[derive(Debug, Default)]
-pub(crate) struct Measured {
-    pub(crate) results: Vec<f64>,
-    pub(crate) syncs_per_1000: Vec<f64>,
-    pub(crate) cpu_us: Vec<f64>,
-    pub(crate) stalls: Vec<f64>,
+struct Measured {
+    results: Vec<f64>,
+    syncs_per_1000: Vec<f64>,
+    cpu_us: Vec<f64>,
+    stalls: Vec<f64>,
 }
 
 /// The median, where anything was measured.
@@ -121,9 +123,9 @@ fn calmest(mut rounds: Vec<Round>, count: usize) -> Vec<Round> {
 
 /// A contest that has been run.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) measured: Vec<Measured>,
-    pub(crate) fsync_ms: f64,
+struct Outcome {
+    measured: Vec<Measured>,
+    fsync_ms: f64,
 }
 
 impl Outcome {
@@ -148,75 +150,90 @@ impl Outcome {
     }
 }
 
-impl Contest<'_> {
+/// A contender that is open.
+struct Side<'a> {
+    peer: &'static str,
+    caller: String,
+    in_flight: Option<u64>,
+    run: Run<'a>,
+}
+
+impl Side<'_> {
+    fn take(&mut self, number: usize, time: Duration, shim: &Shim) -> Result<Taken, CompareError> {
+        settle();
+        let (before, ticks) = (shim.counts()?, used_ticks());
+        let slice = (self.run)(number as u64, time)?;
+        let used = used_ticks() - ticks;
+        let syncs = shim.counts()?.since(before);
+        let contender = || format!("{} ({})", self.peer, self.caller);
+        check_durable(contender, self.in_flight, slice.writes, syncs)?;
+        let writes = slice.writes.max(1) as f64;
+        Ok(Taken {
+            result: slice.result,
+            syncs_per_1000: syncs as f64 * 1000.0 / writes,
+            cpu_us: used as f64 * TICK_US / writes,
+            stall: slice.stall.as_secs_f64(),
+        })
+    }
+}
+
+impl<'a> Contest<'a> {
     /// Runs all rounds in `dir`, and gives a row for each match.
     pub(crate) fn run(
         self,
         dir: &Path,
         pace: Pace,
         shim: &Shim,
-    ) -> Result<(Vec<Row>, Outcome), CompareError> {
+        probe: &Probe,
+    ) -> Result<Vec<Row>, CompareError> {
         let dir =
             tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
-        let probe = Probe::new(dir.path())?;
-        let sides: Vec<_> = self
-            .contenders
-            .iter()
-            .map(|c| (c.peer, c.caller.clone()))
-            .collect();
-        let mut sides_in_flight = Vec::new();
-        let mut runs = Vec::new();
-        for (place, contender) in self.contenders.into_iter().enumerate() {
-            let own = dir.path().join(place.to_string());
-            std::fs::create_dir(&own).map_err(CompareError::io("create", &own))?;
-            runs.push((contender.open)(&own)?);
-            sides_in_flight.push(contender.in_flight);
-        }
+        let mut sides = open_all(self.contenders, dir.path())?;
         shim.set_least(self.least_sync)?;
         let mut rounds = Vec::new();
-        let mut fsync_ms = probe.fsync_ms()?;
+        let mut patience = pace.patience;
         // The first round warms up and does not count.
         for number in 0..=pace.rounds + pace.spare_rounds {
-            let mut slices = vec![Taken::default(); runs.len()];
-            for turn in 0..runs.len() {
+            let before = probe.calm_fsync_ms(self.least_sync, &mut patience)?;
+            let mut slices = vec![Taken::default(); sides.len()];
+            for turn in 0..sides.len() {
                 // Each begins a round in its turn: no side has always the same one before it.
-                let place = (turn + number) % runs.len();
-                settle();
-                let before = shim.counts()?;
-                let ticks = used_ticks();
-                let slice = runs[place](number as u64, pace.slice)?;
-                let used = used_ticks() - ticks;
-                let syncs = shim.counts()?.since(before);
-                check_durable(&sides[place], sides_in_flight[place], slice.writes, syncs)?;
-                let writes = slice.writes.max(1) as f64;
-                slices[place] = Taken {
-                    result: slice.result,
-                    syncs_per_1000: syncs as f64 * 1000.0 / writes,
-                    cpu_us: used as f64 * TICK_US / writes,
-                    stall: slice.stall.as_secs_f64(),
-                };
+                let place = (turn + number) % sides.len();
+                slices[place] = sides[place].take(number, pace.slice, shim)?;
             }
-            let after = probe.fsync_ms()?;
+            let fsync_ms = before.max(probe.fsync_ms()?);
             if number > 0 {
-                rounds.push(Round {
-                    fsync_ms: fsync_ms.max(after),
-                    slices,
-                });
+                rounds.push(Round { fsync_ms, slices });
             }
-            fsync_ms = after;
             if calm(&rounds) >= pace.rounds {
                 break;
             }
         }
         shim.set_least(Duration::ZERO)?;
         let outcome = Outcome::of(calmest(rounds, pace.rounds), sides.len());
-        let rows = self
-            .matches
+        let names: Vec<_> = sides
             .iter()
-            .map(|wanted| row(wanted, &sides, self.unit, self.better, &outcome))
+            .map(|side| (side.peer, side.caller.clone()))
             .collect();
-        Ok((rows, outcome))
+        let matches = self.matches.iter();
+        let row = |wanted| row(wanted, &names, self.unit, self.better, &outcome);
+        Ok(matches.map(row).collect())
     }
+}
+
+/// Opens each contender in a directory of its own.
+fn open_all<'a>(contenders: Vec<Contender<'a>>, dir: &Path) -> Result<Vec<Side<'a>>, CompareError> {
+    let open = |(place, contender): (usize, Contender<'a>)| {
+        let own = dir.join(place.to_string());
+        std::fs::create_dir(&own).map_err(CompareError::io("create", &own))?;
+        Ok(Side {
+            peer: contender.peer,
+            caller: contender.caller,
+            in_flight: contender.in_flight,
+            run: (contender.open)(&own)?,
+        })
+    };
+    contenders.into_iter().enumerate().map(open).collect()
 }
 
 fn row(
@@ -297,7 +314,7 @@ fn best(places: &[usize], better: Better, outcome: &Outcome) -> Option<usize> {
 
 /// One sync acknowledges at most what was in flight when it began.
 fn check_durable(
-    side: &(&'static str, String),
+    contender: impl FnOnce() -> String,
     in_flight: Option<u64>,
     writes: u64,
     syncs: u64,
@@ -305,7 +322,7 @@ fn check_durable(
     match in_flight {
         Some(in_flight) if writes > syncs.saturating_mul(in_flight) => {
             Err(CompareError::NotDurable {
-                contender: format!("{} ({})", side.0, side.1),
+                contender: contender(),
                 writes,
                 syncs,
                 in_flight,
@@ -380,10 +397,10 @@ mod tests {
 
     #[test]
     fn acknowledgements_that_no_sync_covers_are_found() {
-        let side = ("peer", "4 threads".to_owned());
-        assert!(check_durable(&side, Some(4), 40, 10).is_ok());
-        assert!(check_durable(&side, Some(4), 41, 10).is_err());
-        assert!(check_durable(&side, None, 41, 0).is_ok());
+        let side = || "peer (4 threads)".to_owned();
+        assert!(check_durable(side, Some(4), 40, 10).is_ok());
+        assert!(check_durable(side, Some(4), 41, 10).is_err());
+        assert!(check_durable(side, None, 41, 0).is_ok());
     }
 
     #[test]

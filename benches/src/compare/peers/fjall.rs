@@ -29,7 +29,7 @@ pub(crate) fn blocking(writes: &Writes, count: u64, sync: bool) -> Contender<'_>
                 threads(count, slice, time, writes, |_, key, value| {
                     let mut batch = db.batch().durability(Some(mode));
                     batch.insert(&keyspace, key, value);
-                    Ok(batch.commit().map_err(CompareError::from)?)
+                    batch.commit().map_err(CompareError::from)
                 })
             }))
         }),
