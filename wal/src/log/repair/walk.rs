@@ -12,9 +12,8 @@ use crate::error::OpenError;
 use crate::format::frame::{VERSION, align_block, align8};
 use crate::format::head::{Head, Predecessor};
 use crate::format::payload::{Item, PayloadReader};
-use crate::log::recover::io_error;
+use crate::log::recover::{io_error, is_damaged_head};
 use crate::log::scan::{Frame, Probe, headers_from, probe, promised_past, read_file, segment_name};
-use crate::options::MIN_SEGMENT_BYTES;
 use crate::record::{RecordKind, StartBody};
 use crate::storage::{Storage, StorageFile};
 
@@ -27,19 +26,11 @@ pub(super) struct Outline {
     pub(super) head: Option<Head>,
     /// It holds something, frames or not.
     pub(super) is_written: bool,
+    /// It has no head, and shows that it had one.
+    pub(super) is_beheaded: bool,
     has_frames: bool,
     /// A frame in it says that something in it was durable.
     is_promised: bool,
-}
-
-impl Outline {
-    /// The length that the file was made with, as far as it is known.
-    pub(super) fn made(&self) -> Option<u64> {
-        let least = u64::from(MIN_SEGMENT_BYTES);
-        let is_cut = self.is_written && self.len < least;
-        let head = self.head.as_ref().map(|head| head.file_len);
-        head.or(is_cut.then_some(least))
-    }
 }
 
 /// A segment that was part of the log.
@@ -100,6 +91,7 @@ fn outline(storage: &dyn Storage, id: u64) -> Result<Outline, OpenError> {
     Ok(Outline {
         id,
         len: len64(bytes.len()),
+        is_beheaded: head.is_none() && is_damaged_head(id, &bytes),
         head,
         is_written: bytes.iter().any(|&byte| byte != 0),
         has_frames: headers.any(|header| whole(&bytes, id, header.offset).is_some()),
@@ -137,7 +129,7 @@ pub(super) fn live(outlines: Vec<Outline>) -> (Vec<Live>, Vec<Missing>) {
             Link::Nothing | Link::Unknown => {}
         }
         let is_part = match link {
-            Link::Nothing => outline.made().is_some() || outline.is_promised,
+            Link::Nothing => outline.head.is_some() || outline.is_promised || outline.is_beheaded,
             Link::Unknown => outline.head.is_some() || outline.has_frames,
             Link::Named(_) | Link::First => true,
         };
