@@ -234,6 +234,32 @@ fn r7_a_missing_segment_is_refused() {
 }
 
 #[test]
+fn r7_a_segment_that_may_go_is_not_missed_and_its_rot_does_no_harm() {
+    let storage = MemStorage::new();
+    let (log, instance) = owner(&storage);
+    while names(&storage).len() < 4 {
+        put(&instance, 3000, Durability::Sync);
+    }
+    let old = storage.contents(FIRST).unwrap();
+    let last = put(&instance, 3000, Durability::Sync);
+    instance.set_flushed(last);
+    while storage.contents(FIRST).is_some() {
+        std::thread::yield_now();
+    }
+    log.close().unwrap();
+    drop((log, instance));
+    // The head of the next opening says what may go.
+    drop(open(&storage).unwrap());
+    assert_eq!(durable(&storage), last);
+    // Its removal was lost with the power, and it has rotted since.
+    let mut rotten = old;
+    rotten[300..2000].fill(0x5a);
+    storage.put_file(FIRST, rotten);
+    assert_eq!(durable(&storage), last);
+    assert!(storage.contents(FIRST).is_none());
+}
+
+#[test]
 fn r8_spares_and_torn_heads_are_passed_over() {
     let storage = crashed(2);
     storage.put_file("0000000000000010.seg", vec![0; 32 << 10]);

@@ -124,6 +124,10 @@ fn find_chain(storage: &dyn Storage, ids: &[u64]) -> Result<Vec<Candidate>, Open
     let mut chain: Vec<Candidate> = Vec::new();
     for &id in ids.iter().rev() {
         let before = chain.last().and_then(|next| next.head.predecessor);
+        let needed = chain.iter().map(|next| next.head.first_segment).max();
+        if before.is_some_and(|before| Some(before.segment) < needed) {
+            break; // what is older may go: gone, or left over by a crash, it says nothing any more
+        }
         if !chain.is_empty() && before.is_none_or(|before| before.segment != id) {
             if before.is_some_and(|before| before.segment > id) {
                 break; // the predecessor's file is gone: R7, or truncated

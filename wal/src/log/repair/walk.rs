@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use crate::codec::{FormatError, len64};
 use crate::error::OpenError;
-use crate::format::frame::{VERSION, align_block, align8};
+use crate::format::frame::VERSION;
 use crate::format::head::{Head, Predecessor};
 use crate::format::payload::{Item, PayloadReader};
 use crate::log::recover::{io_error, is_damaged_head};
-use crate::log::scan::{Frame, Probe, headers_from, probe, promised_past, read_file, segment_name};
+use crate::log::scan::{
+    Chain, Frame, Probe, headers_from, probe, promised_past, read_file, segment_name,
+};
 use crate::record::{RecordKind, StartBody};
 use crate::storage::{Storage, StorageFile};
 
@@ -203,14 +205,20 @@ pub(super) fn walk(
     let mut walked = Walked::default();
     let mut at = 0;
     // Of the frame that ends here, unless that can't be read.
-    let mut checksum = None;
+    let mut chain: Option<Chain> = None;
     while at < limit {
-        let next = expected(bytes, id, at)?.filter(|frame| frame.header.end() <= limit);
-        // A frame that is not the next one stands behind one that is gone.
-        let goes_on = |frame: &Frame| checksum.is_none_or(|sum| sum == frame.header.previous);
-        if let Some(frame) = next.filter(goes_on) {
+        let next = match chain {
+            Some(chain) => next_of(chain, bytes)?,
+            None => whole(bytes, id, at),
+        };
+        if let Some(frame) = next.filter(|frame| frame.header.end() <= limit) {
             at = frame.header.end();
-            checksum = Some(frame.checksum);
+            chain = Some(Chain {
+                segment: id,
+                nonce: frame.header.nonce,
+                end: at,
+                checksum: frame.checksum,
+            });
             walked.pieces.push(Piece::Frame(frame));
             continue;
         }
@@ -235,7 +243,7 @@ pub(super) fn walk(
             .push(Piece::Lost(at..next.unwrap_or(promised)));
         let Some(next) = next else { break };
         at = next;
-        checksum = None;
+        chain = None;
     }
     let len = len64(bytes.len());
     if let Some(made) = made.filter(|&made| until.is_none() && made > len) {
@@ -245,16 +253,11 @@ pub(super) fn walk(
     Ok(walked)
 }
 
-/// The frame that goes on from `at`.
-fn expected(bytes: &[u8], id: u64, at: u64) -> Result<Option<Frame>, OpenError> {
-    let direct = align8(at);
-    for place in [direct, align_block(direct)] {
-        if let Probe::Newer(found) = probe(bytes, 0, id, place) {
-            return Err(newer(id, found));
-        }
-        if let Some(frame) = whole(bytes, id, place) {
-            return Ok(Some(frame));
-        }
+/// The frame that goes on from here, by the rule of recovery.
+fn next_of(chain: Chain, bytes: &[u8]) -> Result<Option<Frame>, OpenError> {
+    match chain.next(bytes) {
+        Probe::Newer(found) => Err(newer(chain.segment, found)),
+        Probe::Frame(frame) => Ok(whole(bytes, chain.segment, frame.header.offset)),
+        Probe::BadPayload(_) | Probe::Absent => Ok(None),
     }
-    Ok(None)
 }
