@@ -586,3 +586,38 @@ fn a_repaired_log_can_be_damaged_and_repaired_again() {
         whole = contents(&storage);
     }
 }
+
+#[test]
+fn a_device_that_lies_at_any_write_or_sync_is_found_out_or_harmless() {
+    let clean = MemStorage::new();
+    live(&clean, 9, 200).close().unwrap();
+    let whole = contents(&clean);
+    let mut found = 0;
+    for fault in [
+        "on(write)&nth({n}):lost",
+        "on(write)&nth({n}):misdirect",
+        "on(sync)&nth({n}):lost",
+    ] {
+        for n in 1u64.. {
+            let injector: Injector = fault.replace("{n}", &n.to_string()).parse().unwrap();
+            let storage = MemStorage::new();
+            storage.set_injector(Some(injector.clone()));
+            live(&storage, 9, 200).close().unwrap();
+            let fired = storage.fired();
+            let storage = storage.crash(Survival::Seeded(n));
+            if verify(Arc::new(storage.clone())).is_err() {
+                found += 1;
+                repair(&storage);
+            }
+            for (id, records) in contents(&storage) {
+                for (seq, record) in records {
+                    assert_eq!(whole[&id].get(&seq), Some(&record), "{injector}");
+                }
+            }
+            if fired == 0 {
+                break;
+            }
+        }
+    }
+    assert!(found > 30, "{found}");
+}
