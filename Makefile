@@ -16,6 +16,9 @@ ARGS ?=
 # For `make fuzz`: which target, and for how long.
 FUZZ_TARGET ?= log_ops
 FUZZ_SECONDS ?= 60
+# For `make soak`: the first round's seed, and how many operations.
+SOAK_SEED ?= 1
+SOAK_OPS ?= 1000000
 # Tools that the targets below install for themselves.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/watershed/tools
 
@@ -76,6 +79,11 @@ fuzz-smoke: $(TOOLS)/bin/cargo-fuzz ## fuzz every target for a few seconds
 
 $(TOOLS)/bin/cargo-fuzz:
 	@$(CARGO) install cargo-fuzz --locked --root "$(TOOLS)"
+
+.PHONY: soak
+soak: ## crash, fail, rot and repair the log at random (SOAK_SEED=1 SOAK_OPS=1000000)
+	@./.ci/setup
+	SOAK_SEED="$(SOAK_SEED)" SOAK_OPS="$(SOAK_OPS)" $(CARGO) test $(SELECTION) --test soak -- --nocapture
 
 .PHONY: fmt
 fmt: ## format the code

@@ -11,8 +11,8 @@
 //! - after a failed sync the kernel has marked the pages clean: a later sync that succeeds does not make those
 //!   writes durable, unless they are written again.
 //!
-//! What fails when is an [`Injector`]. It leaves out: reordering by a device that lies about its flushes, torn
-//! sectors, and metadata rot.
+//! What fails when is an [`Injector`]: it can make calls fail, hang, or lie. It leaves out: sectors that are torn in
+//! themselves, and rot of metadata.
 
 mod image;
 mod inject;
@@ -20,7 +20,7 @@ mod inject;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 pub use self::inject::{Fault, Injector, OpClass, ParseInjectorError, Rule, When};
 
@@ -49,6 +49,8 @@ pub struct PowerLoss;
 #[derive(Clone, Default)]
 pub struct MemStorage {
     state: Arc<Mutex<State>>,
+    /// The injector was changed: who stalls goes on.
+    resumed: Arc<Condvar>,
 }
 
 #[derive(Default)]
@@ -63,7 +65,14 @@ struct State {
     io_count: u64,
     change_count: u64,
     fired: u64,
+    /// Calls that hang.
+    stalled: u64,
+    /// Counts the injectors that were set.
+    injectors: u64,
 }
+
+/// The state, and what the caller carries out.
+type Entered<'a> = (MutexGuard<'a, State>, Option<Fault>);
 
 /// Locked only while the state is, so that a crash sees one instant of everything.
 type SharedImage = Arc<Mutex<FileImage>>;
@@ -111,9 +120,18 @@ impl MemStorage {
         lock(&self.state).fired
     }
 
-    /// What fails from now on; its counters start at zero.
+    /// What fails from now on; its counters start at zero. Calls that stall go on.
     pub fn set_injector(&self, injector: Option<Injector>) {
-        lock(&self.state).injector = injector.map(ActiveInjector::new);
+        let mut state = lock(&self.state);
+        state.injector = injector.map(ActiveInjector::new);
+        state.injectors += 1;
+        self.resumed.notify_all();
+    }
+
+    /// How many calls hang now, by a `stall` fault.
+    #[must_use]
+    pub fn stalled(&self) -> u64 {
+        lock(&self.state).stalled
     }
 
     /// The bytes that files may take together; `None`, as at first, is no limit.
@@ -139,6 +157,7 @@ impl MemStorage {
     pub fn crash(&self, survival: Survival) -> Self {
         let mut state = lock(&self.state);
         state.powered_off = true;
+        self.resumed.notify_all();
         let mut random = match survival {
             Survival::Seeded(seed) => Some(SplitMix::new(seed)),
             Survival::None | Survival::All => None,
@@ -163,7 +182,30 @@ impl MemStorage {
         }
         Self {
             state: Arc::new(Mutex::new(survivor)),
+            resumed: Arc::default(),
         }
+    }
+
+    /// Counts a call, decides its fate, and hangs where that is its fate.
+    fn enter(&self, op: IoOp, names: &[&str]) -> io::Result<Entered<'_>> {
+        let mut state = lock(&self.state);
+        let fault = state.enter(op, names)?;
+        if fault != Some(Fault::Stall) {
+            return Ok((state, fault));
+        }
+        state.stalled += 1;
+        let since = state.injectors;
+        let mut state = self
+            .resumed
+            .wait_while(state, |state| {
+                state.injectors == since && !state.powered_off
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        state.stalled -= 1;
+        if state.powered_off {
+            return Err(io::Error::other(PowerLoss));
+        }
+        Ok((state, None))
     }
 
     /// Flips bits of one byte on the medium: `xor` is applied to every image of it. No injector sees it.
@@ -306,16 +348,15 @@ impl State {
 
 impl Storage for MemStorage {
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut state = lock(&self.state);
-        fail_on(state.enter(IoOp::List, &[])?)?;
+        let (state, fault) = self.enter(IoOp::List, &[])?;
+        fail_on(fault)?;
         Ok(state.live.keys().cloned().collect())
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>> {
         check_name(name)?;
-        let mut state = lock(&self.state);
-        let fault = state.enter(IoOp::Create, &[name])?;
-        if fault.is_some_and(|fault| fault != Fault::Crash) {
+        let (mut state, fault) = self.enter(IoOp::Create, &[name])?;
+        if fault.is_some_and(|fault| fault != Fault::Crash && !fault.is_silent()) {
             fail_on(fault)?;
         }
         if state.live.contains_key(name) {
@@ -334,17 +375,16 @@ impl Storage for MemStorage {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
         check_name(name)?;
-        let mut state = lock(&self.state);
-        fail_on(state.enter(IoOp::Open, &[name])?)?;
+        let (state, fault) = self.enter(IoOp::Open, &[name])?;
+        fail_on(fault)?;
         let image = state.image(name)?;
         Ok(self.handle(name, image))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         check_name(from).and_then(|()| check_name(to))?;
-        let mut state = lock(&self.state);
-        let fault = state.enter(IoOp::Rename, &[from, to])?;
-        if fault.is_some_and(|fault| fault != Fault::Crash) {
+        let (mut state, fault) = self.enter(IoOp::Rename, &[from, to])?;
+        if fault.is_some_and(|fault| fault != Fault::Crash && !fault.is_silent()) {
             fail_on(fault)?;
         }
         let image = state.image(from)?;
@@ -356,9 +396,8 @@ impl Storage for MemStorage {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
-        let mut state = lock(&self.state);
-        let fault = state.enter(IoOp::Remove, &[name])?;
-        if fault.is_some_and(|fault| fault != Fault::Crash) {
+        let (mut state, fault) = self.enter(IoOp::Remove, &[name])?;
+        if fault.is_some_and(|fault| fault != Fault::Crash && !fault.is_silent()) {
             fail_on(fault)?;
         }
         let image = state.image(name)?;
@@ -371,8 +410,11 @@ impl Storage for MemStorage {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        let mut state = lock(&self.state);
-        fail_on(state.enter(IoOp::SyncDir, &[])?)?;
+        let (mut state, fault) = self.enter(IoOp::SyncDir, &[])?;
+        fail_on(fault)?;
+        if fault == Some(Fault::Lost) {
+            return Ok(());
+        }
         state.durable = state.live.clone();
         state.pending.clear();
         Ok(())
@@ -403,15 +445,15 @@ struct MemFile {
 }
 
 impl MemFile {
-    fn enter(&self, op: IoOp) -> io::Result<(MutexGuard<'_, State>, Option<Fault>)> {
-        let mut state = lock(&self.storage.state);
+    fn enter(&self, op: IoOp) -> io::Result<Entered<'_>> {
+        let state = lock(&self.storage.state);
         let now = state
             .live
             .iter()
             .find(|(_, image)| Arc::ptr_eq(image, &self.image))
             .map_or_else(|| self.opened_as.clone(), |(name, _)| name.clone());
-        let fault = state.enter(op, &[&now])?;
-        Ok((state, fault))
+        drop(state);
+        self.storage.enter(op, &[&now])
     }
 }
 
@@ -442,9 +484,13 @@ impl StorageFile for MemFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let (state, fault) = self.enter(IoOp::Write)?;
         let written = match fault {
-            None | Some(Fault::Crash) => data,
+            None | Some(Fault::Crash | Fault::Misdirect | Fault::Stall) => data,
             Some(Fault::Short) => &data[..data.len() / 2],
-            Some(Fault::Eio | Fault::Enospc) => &[],
+            Some(Fault::Eio | Fault::Enospc | Fault::Lost) => &[],
+        };
+        let offset = match fault {
+            Some(Fault::Misdirect) => astray(offset, data.len() as u64, lock(&self.image).len()),
+            _ => offset,
         };
         let end = offset.checked_add(data.len() as u64).ok_or_else(full)?;
         let grows_by = end.saturating_sub(lock(&self.image).len());
@@ -459,7 +505,8 @@ impl StorageFile for MemFile {
         let (_state, fault) = self.enter(IoOp::Sync)?;
         let mut image = lock(&self.image);
         match fault {
-            None => image.sync(),
+            None | Some(Fault::Misdirect | Fault::Stall) => image.sync(),
+            Some(Fault::Lost) => {}
             // What the device got before the power went is the survival's to say.
             Some(Fault::Crash) => {}
             Some(_) => image.fail_sync(),
@@ -468,10 +515,20 @@ impl StorageFile for MemFile {
     }
 }
 
+/// Where a misdirected write of `len` bytes goes: a block on, or where the file ends before that, a block back.
+fn astray(offset: u64, len: u64, file_len: u64) -> u64 {
+    const BLOCK: u64 = 4096;
+    if offset.saturating_add(len).saturating_add(BLOCK) <= file_len {
+        offset + BLOCK
+    } else {
+        offset.saturating_sub(BLOCK)
+    }
+}
+
 /// The error of a fault.
 fn fail_on(fault: Option<Fault>) -> io::Result<()> {
     match fault {
-        None => Ok(()),
+        None | Some(Fault::Lost | Fault::Misdirect | Fault::Stall) => Ok(()),
         Some(Fault::Crash) => Err(io::Error::other(PowerLoss)),
         Some(Fault::Eio) => Err(io::Error::other("injected I/O error")),
         Some(Fault::Enospc) => Err(full()),

@@ -234,6 +234,49 @@ fn r7_a_missing_segment_is_refused() {
 }
 
 #[test]
+fn r7_a_segment_that_may_go_is_not_missed_and_its_rot_does_no_harm() {
+    let storage = MemStorage::new();
+    let (log, instance) = owner(&storage);
+    while names(&storage).len() < 4 {
+        put(&instance, 3000, Durability::Sync);
+    }
+    let last = put(&instance, 3000, Durability::Sync);
+    let mut old = std::collections::BTreeMap::new();
+    let mut keep = |storage: &MemStorage| {
+        old.extend(names(storage).into_iter().map(|name| {
+            let bytes = storage.contents(&name).unwrap();
+            (name, bytes)
+        }));
+    };
+    keep(&storage);
+    instance.set_flushed(last);
+    log.close().unwrap();
+    drop((log, instance));
+    // Once an opening has noted what may go, the head of the next says it.
+    for _ in 0..3 {
+        keep(&storage);
+        let (log, _) = open(&storage).unwrap();
+        while log.status().segments > 1 {
+            std::thread::yield_now();
+        }
+    }
+    let kept = names(&storage);
+    assert_eq!(durable(&storage), last);
+    // Their removal was lost with the power, and they have rotted since.
+    let mut back = 0;
+    for (name, mut bytes) in old {
+        if !kept.contains(&name) && bytes.iter().any(|&byte| byte != 0) {
+            bytes[60..2000].fill(0x5a);
+            storage.put_file(&name, bytes);
+            back += 1;
+        }
+    }
+    assert!(back > 0);
+    assert_eq!(durable(&storage), last);
+    assert!(storage.contents(FIRST).is_none());
+}
+
+#[test]
 fn r8_spares_and_torn_heads_are_passed_over() {
     let storage = crashed(2);
     storage.put_file("0000000000000010.seg", vec![0; 32 << 10]);

@@ -329,6 +329,33 @@ fn what_the_store_holds_is_not_missed() {
 }
 
 #[test]
+fn what_the_store_holds_is_not_missed_where_the_repair_did_not_know_it() {
+    let whole = contents(&several_lives());
+    let last = *whole[&OWNERS[0]].keys().next_back().unwrap();
+    let storage = damaged_at(&image(&several_lives()), OWNERS[0], Seq(9));
+    repair(&storage);
+    let log = support::open(&storage);
+    let owner = log.instance(OWNERS[0]).unwrap();
+    assert_eq!(owner.watermarks().durable, Seq(8));
+    // The store says so when the owner starts: what is behind the hole was replayed.
+    let start = owner
+        .start_term(owner.next_term(Epoch(1)), last)
+        .unwrap()
+        .wait()
+        .unwrap();
+    assert_eq!((start, owner.watermarks().durable), (last.next(), start));
+    let behind = SeqRange::new(Seq(10), last).unwrap();
+    assert_eq!(
+        owner.read(behind).filter(Result::is_ok).count() as u64,
+        last.0 - 9
+    );
+    log.close().unwrap();
+    let log = support::open(&storage);
+    let owner = log.instance(OWNERS[0]).unwrap();
+    assert_eq!(owner.watermarks().durable, start);
+}
+
+#[test]
 fn a_hosting_that_was_lost_is_made_again_from_what_its_store_holds() {
     let storage = MemStorage::new();
     // One segment: no later head knows the hosting.
@@ -558,4 +585,39 @@ fn a_repaired_log_can_be_damaged_and_repaired_again() {
         files = image(&storage);
         whole = contents(&storage);
     }
+}
+
+#[test]
+fn a_device_that_lies_at_any_write_or_sync_is_found_out_or_harmless() {
+    let clean = MemStorage::new();
+    live(&clean, 9, 200).close().unwrap();
+    let whole = contents(&clean);
+    let mut found = 0;
+    for fault in [
+        "on(write)&nth({n}):lost",
+        "on(write)&nth({n}):misdirect",
+        "on(sync)&nth({n}):lost",
+    ] {
+        for n in 1u64.. {
+            let injector: Injector = fault.replace("{n}", &n.to_string()).parse().unwrap();
+            let storage = MemStorage::new();
+            storage.set_injector(Some(injector.clone()));
+            live(&storage, 9, 200).close().unwrap();
+            let fired = storage.fired();
+            let storage = storage.crash(Survival::Seeded(n));
+            if verify(Arc::new(storage.clone())).is_err() {
+                found += 1;
+                repair(&storage);
+            }
+            for (id, records) in contents(&storage) {
+                for (seq, record) in records {
+                    assert_eq!(whole[&id].get(&seq), Some(&record), "{injector}");
+                }
+            }
+            if fired == 0 {
+                break;
+            }
+        }
+    }
+    assert!(found > 30, "{found}");
 }

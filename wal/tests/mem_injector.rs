@@ -25,7 +25,15 @@ fn injector() -> impl Strategy<Value = Injector> {
         any::<u64>().prop_map(When::Nth),
         any::<u64>().prop_map(When::After),
     ];
-    let fault = prop::sample::select(vec![Fault::Crash, Fault::Eio, Fault::Enospc, Fault::Short]);
+    let fault = prop::sample::select(vec![
+        Fault::Crash,
+        Fault::Eio,
+        Fault::Enospc,
+        Fault::Short,
+        Fault::Lost,
+        Fault::Misdirect,
+        Fault::Stall,
+    ]);
     let rule = (on, prop::option::of("[a-z0-9.*]{1,8}"), when, fault).prop_map(
         |(on, path, when, fault)| Rule {
             on,
@@ -201,4 +209,59 @@ fn mem_a_crash_at_each_change_is_a_finite_loop() {
     assert_eq!(outcomes.len(), 5);
     assert_eq!(outcomes[..2], [None, None]);
     assert_eq!(outcomes[2..4], [Some(vec![0; 4]), Some(vec![0; 4])]);
+}
+
+#[test]
+fn mem_a_lost_write_or_sync_says_that_it_is_done() {
+    let storage = with("on(write)&nth(2):lost;on(sync)&nth(1):lost");
+    let file = storage.create("a", 8).unwrap();
+    file.write_at(0, b"one").unwrap();
+    file.write_at(4, b"two").unwrap();
+    assert_eq!(storage.contents("a").unwrap(), b"one\0\0\0\0\0");
+    file.sync().unwrap();
+    storage.sync_dir().unwrap();
+    let lied = storage.crash(Survival::None);
+    assert_eq!(lied.contents("a").unwrap(), [0; 8]);
+}
+
+#[test]
+fn mem_a_misdirected_write_lands_in_another_block() {
+    let storage = with("on(write):misdirect");
+    let file = storage.create("a", 12_288).unwrap();
+    file.write_at(100, b"here").unwrap();
+    file.write_at(12_000, b"end").unwrap();
+    let bytes = storage.contents("a").unwrap();
+    assert_eq!(&bytes[4196..4200], b"here");
+    assert_eq!(&bytes[12_000 - 4096..][..3], b"end");
+    assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), 7);
+}
+
+#[test]
+fn mem_a_stalled_call_goes_on_when_the_injector_is_changed() {
+    let storage = with("on(sync):stall");
+    let file = storage.create("a", 8).unwrap();
+    file.write_at(0, b"x").unwrap();
+    storage.sync_dir().unwrap();
+    std::thread::scope(|scope| {
+        let synced = scope.spawn(|| file.sync());
+        while storage.stalled() == 0 {
+            std::thread::yield_now();
+        }
+        // Reads go on meanwhile.
+        file.read_at(0, &mut [0; 4]).unwrap();
+        storage.set_injector(None);
+        synced.join().unwrap().unwrap();
+    });
+    assert_eq!(storage.stalled(), 0);
+    // Power that goes ends it too.
+    storage.set_injector(Some("on(sync):stall".parse().unwrap()));
+    std::thread::scope(|scope| {
+        let synced = scope.spawn(|| file.sync());
+        while storage.stalled() == 0 {
+            std::thread::yield_now();
+        }
+        let left = storage.crash(Survival::None);
+        assert!(synced.join().unwrap().is_err());
+        assert_eq!(left.contents("a").unwrap()[0], b'x');
+    });
 }

@@ -131,6 +131,10 @@ impl Core {
         needed: u64,
     ) -> MutexGuard<'a, State> {
         state.room.beyond = false;
+        // The next attempt is for an ordinary spare: one write too large for the device must not keep out all others.
+        // Who still needs a longer one asks again.
+        state.room.wanted = 1;
+        state.room.wanted_len = 0;
         if state.room.full.replace(why).is_none() {
             tracing::warn!(
                 needed,

@@ -12,7 +12,7 @@ use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past, read_
 use super::scan::{segment_id, segment_name};
 use crate::codec::FormatError;
 use crate::error::{Damage, DamageKind, OpenError};
-use crate::format::frame::{MAGIC, Position, VERSION};
+use crate::format::frame::{Header, MAGIC, Position, VERSION};
 use crate::format::head::{Head, RosterEntry};
 use crate::format::notes::LocalNote;
 use crate::format::payload::{Item, PayloadReader, RecordItem};
@@ -124,6 +124,10 @@ fn find_chain(storage: &dyn Storage, ids: &[u64]) -> Result<Vec<Candidate>, Open
     let mut chain: Vec<Candidate> = Vec::new();
     for &id in ids.iter().rev() {
         let before = chain.last().and_then(|next| next.head.predecessor);
+        let needed = chain.iter().map(|next| next.head.first_segment).max();
+        if before.is_some_and(|before| Some(before.segment) < needed) {
+            break; // what is older may go: gone, or left over by a crash, it says nothing any more
+        }
         if !chain.is_empty() && before.is_none_or(|before| before.segment != id) {
             if before.is_some_and(|before| before.segment > id) {
                 break; // the predecessor's file is gone: R7, or truncated
@@ -191,6 +195,15 @@ fn read_head(storage: &dyn Storage, id: u64) -> Result<Result<Candidate, Vec<u8>
     }
 }
 
+/// Whether a segment without a head shows that it had one. A file is made with its length before anything is written
+/// to it, so a shorter one was cut; and a whole header of another segment was put there by no log.
+pub(super) fn is_damaged_head(id: u64, bytes: &[u8]) -> bool {
+    let starts_ours = bytes.iter().zip(MAGIC).all(|(&byte, magic)| byte == magic);
+    let is_cut = crate::codec::len64(bytes.len()) < u64::from(MIN_SEGMENT_BYTES);
+    let is_other = Header::decode(bytes).is_ok_and(|(header, _)| header.segment != id);
+    is_other || (is_cut && starts_ours && !bytes.is_empty())
+}
+
 /// Decides about a last segment without a head.
 fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
     // R4: a later frame says that the head was durable.
@@ -207,15 +220,13 @@ fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
             what: DamageKind::CutShort { promised },
         }));
     }
-    // R4: a segment is made with its length before anything is written to it. Shorter, it was cut.
-    let least = u64::from(MIN_SEGMENT_BYTES);
-    let starts_ours = bytes.iter().zip(MAGIC).all(|(&byte, magic)| byte == magic);
-    if crate::codec::len64(bytes.len()) < least && starts_ours && !bytes.is_empty() {
+    // R4: not what a torn head leaves.
+    if is_damaged_head(id, bytes) {
         return Err(OpenError::Damaged(Damage {
             segment: id,
             offset: 0,
             shards: Vec::new(),
-            what: DamageKind::CutShort { promised: least },
+            what: DamageKind::Head,
         }));
     }
     let start = bytes.get(..4).unwrap_or(&[0; 4]);

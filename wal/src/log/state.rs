@@ -146,6 +146,21 @@ impl Instance {
         Lost::of(&self.notes)
     }
 
+    /// After a repair: Seqs that it lost and that the store has, as it has all up to `stored`, count as flushed from
+    /// now on, since no mark would pass them otherwise. Gives what must be noted before the start record is.
+    pub(crate) fn cover_lost(&mut self, stored: Seq) -> Option<LocalNote> {
+        self.lost()?;
+        let here = SeqRange::after(self.base, stored.min(self.has.max()?))?;
+        let through = self.has.missing_iter(here).last()?.last();
+        let flushed = SeqRange::after(self.base, through)?;
+        self.has.insert_range(flushed);
+        self.durable.insert_range(flushed);
+        self.durable_mark = self.durable.contiguous_after(self.base);
+        self.flushed = self.flushed.max(through);
+        self.flushed_noted = self.flushed_noted.max(through);
+        Some(LocalNote::Flushed(self.id, through))
+    }
+
     /// The last Seq of the log that can be served, where the store has all up to `stored`, and the last given out.
     ///
     /// They differ after a repair only: what follows the first record that was lost is of no use without it.

@@ -213,6 +213,7 @@ impl Core {
                 current: Term::new(term.epoch, lost.opening),
             });
         }
+        let covered = instance.cover_lost(at_least);
         let (served, end) = instance.end(at_least);
         let seq = end.max(at_least).next();
         let void = SeqRange::after(served, Seq(seq.0 - 1));
@@ -237,6 +238,9 @@ impl Core {
             durability: Durability::Sync,
             done: Some(completer),
         };
+        if let Some(covered) = covered {
+            self.enqueue(&mut state, Entry::notes(vec![covered]));
+        }
         let lead = self.queue(&mut state, at, entry, Inline::Never);
         Ok(Submitted {
             term,

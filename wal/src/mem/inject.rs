@@ -11,7 +11,12 @@
 //!            | 'eio'     an I/O error; a write changes nothing, a failed sync makes nothing durable
 //!            | 'enospc'  no room
 //!            | 'short'   a write does its first half and fails; as eio for the rest
+//!            | 'lost'    the device lies: a write or a sync says it is done and does nothing
+//!            | 'misdirect' a write goes to another block of its file, and says it is done
+//!            | 'stall'   the call hangs until the injector is changed, and goes on then
 //! ```
+//!
+//! `lost` and `misdirect` change nothing of calls that they do not name.
 //!
 //! `change` is any call that changes something. A rule has at most one condition of a kind, and `nth` and `after`
 //! are one kind.
@@ -125,15 +130,29 @@ pub enum Fault {
     Enospc,
     /// Half of a write, then an error.
     Short,
+    /// Success without effect, of a write or a sync.
+    Lost,
+    /// A write to another block than the one it was meant for, and success.
+    Misdirect,
+    /// Nothing, until the injector is changed.
+    Stall,
 }
 
 impl Fault {
-    const NAMES: [(Self, &'static str); 4] = [
+    const NAMES: [(Self, &'static str); 7] = [
         (Self::Crash, "crash"),
         (Self::Eio, "eio"),
         (Self::Enospc, "enospc"),
         (Self::Short, "short"),
+        (Self::Lost, "lost"),
+        (Self::Misdirect, "misdirect"),
+        (Self::Stall, "stall"),
     ];
+
+    /// Whether the call itself succeeds.
+    pub(super) const fn is_silent(self) -> bool {
+        matches!(self, Self::Lost | Self::Misdirect | Self::Stall)
+    }
 }
 
 /// One rule: which calls, when, and the fault.
@@ -310,8 +329,9 @@ impl FromStr for Rule {
         let (conditions, fault) = text
             .rsplit_once(':')
             .ok_or_else(|| ParseInjectorError::new(text, "conditions ':' fault"))?;
-        let fault = value_of(&Fault::NAMES, fault.trim())
-            .ok_or_else(|| ParseInjectorError::new(fault, "crash, eio, enospc or short"))?;
+        let fault = value_of(&Fault::NAMES, fault.trim()).ok_or_else(|| {
+            ParseInjectorError::new(fault, "crash, eio, enospc, short, lost, misdirect or stall")
+        })?;
         let (mut on, mut path, mut when) = (None, None, None);
         for condition in conditions.split('&').map(str::trim) {
             let expected = || {

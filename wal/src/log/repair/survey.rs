@@ -119,7 +119,11 @@ impl<'a> Survey<'a> {
             max: HashMap::new(),
         };
         let until = live.until.map(|until| until.end);
-        let walked = walk(&bytes, id, until, live.outline.made())?;
+        let made = live.outline.head.as_ref().map(|head| head.file_len);
+        let walked = walk(&bytes, id, until, made)?;
+        if walked.pieces.is_empty() && live.outline.is_beheaded {
+            self.lose(id, 0..live.outline.len, false);
+        }
         for piece in walked.pieces {
             match piece {
                 Piece::Lost(range) => self.lose(id, range, false),

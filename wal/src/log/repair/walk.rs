@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use crate::codec::{FormatError, len64};
 use crate::error::OpenError;
-use crate::format::frame::{VERSION, align_block, align8};
+use crate::format::frame::VERSION;
 use crate::format::head::{Head, Predecessor};
 use crate::format::payload::{Item, PayloadReader};
-use crate::log::recover::io_error;
-use crate::log::scan::{Frame, Probe, headers_from, probe, promised_past, read_file, segment_name};
-use crate::options::MIN_SEGMENT_BYTES;
+use crate::log::recover::{io_error, is_damaged_head};
+use crate::log::scan::{
+    Chain, Frame, Probe, headers_from, probe, promised_past, read_file, segment_name,
+};
 use crate::record::{RecordKind, StartBody};
 use crate::storage::{Storage, StorageFile};
 
@@ -27,19 +28,11 @@ pub(super) struct Outline {
     pub(super) head: Option<Head>,
     /// It holds something, frames or not.
     pub(super) is_written: bool,
+    /// It has no head, and shows that it had one.
+    pub(super) is_beheaded: bool,
     has_frames: bool,
     /// A frame in it says that something in it was durable.
     is_promised: bool,
-}
-
-impl Outline {
-    /// The length that the file was made with, as far as it is known.
-    pub(super) fn made(&self) -> Option<u64> {
-        let least = u64::from(MIN_SEGMENT_BYTES);
-        let is_cut = self.is_written && self.len < least;
-        let head = self.head.as_ref().map(|head| head.file_len);
-        head.or(is_cut.then_some(least))
-    }
 }
 
 /// A segment that was part of the log.
@@ -100,6 +93,7 @@ fn outline(storage: &dyn Storage, id: u64) -> Result<Outline, OpenError> {
     Ok(Outline {
         id,
         len: len64(bytes.len()),
+        is_beheaded: head.is_none() && is_damaged_head(id, &bytes),
         head,
         is_written: bytes.iter().any(|&byte| byte != 0),
         has_frames: headers.any(|header| whole(&bytes, id, header.offset).is_some()),
@@ -137,7 +131,7 @@ pub(super) fn live(outlines: Vec<Outline>) -> (Vec<Live>, Vec<Missing>) {
             Link::Nothing | Link::Unknown => {}
         }
         let is_part = match link {
-            Link::Nothing => outline.made().is_some() || outline.is_promised,
+            Link::Nothing => outline.head.is_some() || outline.is_promised || outline.is_beheaded,
             Link::Unknown => outline.head.is_some() || outline.has_frames,
             Link::Named(_) | Link::First => true,
         };
@@ -211,14 +205,20 @@ pub(super) fn walk(
     let mut walked = Walked::default();
     let mut at = 0;
     // Of the frame that ends here, unless that can't be read.
-    let mut checksum = None;
+    let mut chain: Option<Chain> = None;
     while at < limit {
-        let next = expected(bytes, id, at)?.filter(|frame| frame.header.end() <= limit);
-        // A frame that is not the next one stands behind one that is gone.
-        let goes_on = |frame: &Frame| checksum.is_none_or(|sum| sum == frame.header.previous);
-        if let Some(frame) = next.filter(goes_on) {
+        let next = match chain {
+            Some(chain) => next_of(chain, bytes)?,
+            None => whole(bytes, id, at),
+        };
+        if let Some(frame) = next.filter(|frame| frame.header.end() <= limit) {
             at = frame.header.end();
-            checksum = Some(frame.checksum);
+            chain = Some(Chain {
+                segment: id,
+                nonce: frame.header.nonce,
+                end: at,
+                checksum: frame.checksum,
+            });
             walked.pieces.push(Piece::Frame(frame));
             continue;
         }
@@ -243,7 +243,7 @@ pub(super) fn walk(
             .push(Piece::Lost(at..next.unwrap_or(promised)));
         let Some(next) = next else { break };
         at = next;
-        checksum = None;
+        chain = None;
     }
     let len = len64(bytes.len());
     if let Some(made) = made.filter(|&made| until.is_none() && made > len) {
@@ -253,16 +253,11 @@ pub(super) fn walk(
     Ok(walked)
 }
 
-/// The frame that goes on from `at`.
-fn expected(bytes: &[u8], id: u64, at: u64) -> Result<Option<Frame>, OpenError> {
-    let direct = align8(at);
-    for place in [direct, align_block(direct)] {
-        if let Probe::Newer(found) = probe(bytes, 0, id, place) {
-            return Err(newer(id, found));
-        }
-        if let Some(frame) = whole(bytes, id, place) {
-            return Ok(Some(frame));
-        }
+/// The frame that goes on from here, by the rule of recovery.
+fn next_of(chain: Chain, bytes: &[u8]) -> Result<Option<Frame>, OpenError> {
+    match chain.next(bytes) {
+        Probe::Newer(found) => Err(newer(chain.segment, found)),
+        Probe::Frame(frame) => Ok(whole(bytes, chain.segment, frame.header.offset)),
+        Probe::BadPayload(_) | Probe::Absent => Ok(None),
     }
-    Ok(None)
 }
