@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod brief;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use watershed_wal::{Durability, Inline, ShardId, single_delete, single_put};
 
 use crate::batch::{check_key, check_value};
+use crate::brief;
 use crate::link::BoxFuture;
 use crate::node::Node;
 use crate::shard::{Condition, Expected, WriteRequest};
@@ -115,8 +116,12 @@ impl Write {
     /// See [`Error::retry`] for what to do about each.
     pub fn wait(self) -> Result<Version, Error> {
         let node = self.node.clone()?;
+        let durability = self.durability;
         let run = std::pin::pin!(self.run(Inline::Allowed));
-        pollster::block_on(Entered::new(node, run))
+        match durability {
+            Durability::Buffered => brief::block_on(Entered::new(node, run)),
+            _ => pollster::block_on(Entered::new(node, run)),
+        }
     }
 
     async fn run(self, inline: Inline) -> Result<Version, Error> {

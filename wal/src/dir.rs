@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use crate::storage::{Storage, StorageFile};
 
-/// Zeros are written in pieces of this size.
-const ZEROS: usize = 1 << 20;
+/// Zeros are written in pieces of this size. Larger ones get larger folios of the page cache, and each small write into
+/// one of those costs more: 2.5 us after pieces of 1 MiB, 0.9 us after 64 KiB.
+const ZEROS: usize = 64 << 10;
 
 /// A directory of the file system as the log's storage.
 #[derive(Debug)]

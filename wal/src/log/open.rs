@@ -11,6 +11,7 @@ use super::recover::{Recovered, RecoveredSegment, recover};
 use super::room::{Room, Spare};
 use super::scan::{read_range, segment_name};
 use super::state::{Instance, Pending, Segment, State, ThreadState};
+use super::thread::Patience;
 use crate::codec::len64;
 use crate::error::OpenError;
 use crate::format::frame::{Position, next_start};
@@ -176,6 +177,7 @@ fn start(
         writer: Some(Box::new(writer)),
         thread: ThreadState::Running,
         late_close: 0,
+        patience: Patience::default(),
         deliveries: VecDeque::new(),
         delivering: false,
         unsynced: Vec::new(),

@@ -17,6 +17,7 @@ use super::recover::{RecoveredInstance, note_term};
 use super::repair::{Lost, forget_lost};
 use super::room::Room;
 use super::sink::CommitSink;
+use super::thread::Patience;
 use crate::completion::Completer;
 use crate::error::LogError;
 use crate::format::frame::Position;
@@ -345,6 +346,8 @@ pub(crate) struct State {
     /// The log thread gathers this many pending writes before it closes a frame; with none pending it is called
     /// by the first as ever.
     pub(crate) late_close: usize,
+    /// Whether to wait for them at all.
+    pub(crate) patience: Patience,
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) delivering: bool,
     /// Instances with written records that are not synced.

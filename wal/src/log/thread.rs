@@ -18,6 +18,35 @@ use crate::sync::{wait, wait_for};
 /// into two half-full groups.
 const LATE_CLOSE_FROM_US: u64 = 500;
 
+/// Whether waiting for the writers of the last frame pays.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    /// Waits in a row that were in vain.
+    in_vain: u32,
+    /// Frames to close at once before the next try.
+    left: u32,
+}
+
+impl Patience {
+    /// The most frames between two tries: 2 to this power.
+    const LONGEST: u32 = 6;
+
+    fn learn(&mut self, came: bool) {
+        self.in_vain = if came {
+            0
+        } else {
+            (self.in_vain + 1).min(Self::LONGEST)
+        };
+        self.left = (1 << self.in_vain) - 1;
+    }
+
+    fn skips(&mut self) -> bool {
+        let skips = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        skips
+    }
+}
+
 impl Core {
     /// Runs until the log is closed.
     pub(crate) fn run_log_thread(&self) {
@@ -74,9 +103,13 @@ impl Core {
         }
     }
 
-    /// After a frame of many: how many writes to wait for before the next is closed.
+    /// After a frame of many: how many writes to wait for before the next is closed. Where waiting was in vain, since
+    /// the writers need longer than that to come again, it is tried less and less often.
     fn expect_writers(&self, state: &mut State, records: usize) {
         if records > 1 && self.sync_us() >= LATE_CLOSE_FROM_US && !state.closing {
+            if state.patience.skips() {
+                return;
+            }
             let in_flight = records + state.pending.entries.len();
             state.late_close = in_flight - in_flight / 8;
         }
@@ -84,6 +117,9 @@ impl Core {
 
     /// Waits a fraction of a sync for nearly all writers in flight to be in.
     fn close_late<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.late_close == 0 {
+            return state;
+        }
         let deadline = Instant::now() + Duration::from_micros(self.sync_us() / 4);
         while state.pending.entries.len() < state.late_close && !state.closing {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -94,6 +130,8 @@ impl Core {
             state = wait_for(&self.work, state, left);
             state.thread = ThreadState::Running;
         }
+        let came = state.pending.entries.len() >= state.late_close;
+        state.patience.learn(came);
         state.late_close = 0;
         state
     }
@@ -162,5 +200,32 @@ impl super::commit::Writer {
         self.write(false, count, |out| out.extend_from_slice(&payload))?;
         self.sync(&core.metrics)?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Patience;
+
+    #[test]
+    fn waiting_in_vain_is_tried_less_often_and_success_brings_it_back() {
+        let mut patience = Patience::default();
+        let mut tries = |came: bool, frames: u32| {
+            let mut tries = 0;
+            for _ in 0..frames {
+                if !patience.skips() {
+                    tries += 1;
+                    patience.learn(came);
+                }
+            }
+            tries
+        };
+        assert_eq!(tries(true, 100), 100);
+        assert_eq!(
+            tries(false, 1000),
+            20,
+            "frames 0, 2, 6, 14 .. and then each 64th"
+        );
+        assert!(tries(true, 200) > 130);
     }
 }
