@@ -6,6 +6,7 @@
 
 mod pause;
 mod restart;
+mod ship;
 mod work;
 
 use std::collections::HashMap;

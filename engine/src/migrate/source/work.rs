@@ -1,41 +1,35 @@
-//! What a source does beside its role: holds, the checkpoint and its chunks, forwarding, delta rounds, the drain.
+//! What a source does beside its role: holds, the checkpoint and its chunks, forwarding, the drain.
+//! Delta rounds are in `ship.rs`.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use watershed_migration::messages::{
     Envelope, Manifest, Refused, RefusedKind, Request, Response, SourceState,
 };
 use watershed_migration::source::DrainedMarks;
 use watershed_migration::{MigrationConfig, MigrationId, NodeId};
-use watershed_wal::{Completion, HoldBudget, InstanceId, InstanceLog, Record, Seq, SeqRange};
+use watershed_wal::{Completion, HoldBudget, InstanceId, Seq};
 
 use crate::Error;
 use crate::migrate::actor;
 use crate::migrate::checkpoint::{self, Served};
 use crate::migrate::compare;
 use crate::migrate::peer::Peer;
-use crate::migrate::refusal::{refused, refused_by};
+use crate::migrate::refusal::refused;
 use crate::migrate::sender::{Counts, Sender};
 use crate::node::Node;
 use crate::shard::{Hosted, Role};
 use crate::sync::lock;
 
-/// Records of one call of a delta round, and calls in flight.
-const SHIP_BYTES: usize = 1 << 20;
-const SHIP_RECORDS: usize = 8192;
-const SHIP_WINDOW: usize = 4;
-const SHIP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The part of the pause's bound that the drain waits for forwards in flight: one fifth, then they are holes.
 const SETTLE_PART: u64 = 5;
 
 /// The state of one copy's migration that the role does not need.
 #[derive(Debug)]
 pub(super) struct Work {
-    node: Node,
-    hosted: Arc<Hosted>,
+    pub(super) node: Node,
+    pub(super) hosted: Arc<Hosted>,
     state: Mutex<State>,
     /// One checkpoint is made at a time; a repeated command waits for the first.
     checkpoint: tokio::sync::Mutex<Option<Arc<Served>>>,
@@ -85,6 +79,11 @@ impl Work {
         }
     }
 
+    /// The newest envelope, where a migration was prepared.
+    pub(super) fn envelope(&self) -> Option<Envelope> {
+        lock(&self.state).env.as_ref().map(|env| *lock(env))
+    }
+
     pub(super) fn is_for(&self, migration: MigrationId) -> bool {
         lock(&self.state)
             .env
@@ -92,7 +91,7 @@ impl Work {
             .is_some_and(|env| lock(env).migration == migration)
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Refused> {
@@ -302,7 +301,7 @@ impl Work {
     }
 
     /// The target's node: told by `Prepare`, after a restart by the placement.
-    async fn target(&self) -> Result<NodeId, Refused> {
+    pub(super) async fn target(&self) -> Result<NodeId, Refused> {
         if let Some(target) = &lock(&self.state).target {
             return Ok(target.clone());
         }
@@ -348,51 +347,6 @@ impl Work {
             forwarded: counts.forwarded,
             forward_failed: counts.failed,
         }
-    }
-
-    /// A delta round: these records in order, in calls of many, each durable at the target when it returns. No call
-    /// is begun once `max_bytes` are on their way: the driver asks for the rest by itself.
-    async fn ship(&self, ranges: Vec<SeqRange>, max_bytes: u64) -> Result<Response, Refused> {
-        let peer = Peer::new(&self.node, self.target().await?);
-        let Some(env) = lock(&self.state).env.as_ref().map(|env| *lock(env)) else {
-            return Err(Refused::new(
-                RefusedKind::NotReady,
-                "no migration was prepared",
-            ));
-        };
-        let mut rest: VecDeque<SeqRange> = ranges.into();
-        let mut calls = JoinSet::new();
-        let (mut shipped, mut bytes) = (0, 0);
-        while !rest.is_empty() && bytes < max_bytes {
-            let log = self.hosted.log.clone();
-            let (records, left) = self.blocking(move || gather(&log, rest)).await?;
-            rest = left;
-            shipped += records.len() as u64;
-            bytes += records
-                .iter()
-                .map(|record| record.body().len() as u64)
-                .sum::<u64>();
-            while calls.len() >= SHIP_WINDOW {
-                joined(&mut calls).await?;
-            }
-            if records.is_empty() {
-                continue;
-            }
-            let request = Request::Records {
-                env,
-                from_instance: self.hosted.instance,
-                delta: true,
-                records: Record::encode_many(&records),
-            };
-            calls.spawn(deliver(peer.clone(), request));
-        }
-        while !calls.is_empty() {
-            joined(&mut calls).await?;
-        }
-        Ok(Response::Shipped {
-            records: shipped,
-            bytes,
-        })
     }
 
     /// Waits until durable = applied = `f`, and for the forwards in flight as long as the pause allows.
@@ -500,48 +454,5 @@ impl Work {
         if let Err(refused) = done.await {
             tracing::warn!(shard = %self.hosted.shard, %migration, error = refused.message, "what a migration kept is removed at the next opening");
         }
-    }
-}
-
-/// The next records of `ranges`, as many as one call takes, and the ranges that are left. Blocks.
-fn gather(
-    log: &InstanceLog,
-    mut ranges: VecDeque<SeqRange>,
-) -> Result<(Vec<Record>, VecDeque<SeqRange>), Error> {
-    let (mut gathered, mut bytes) = (Vec::new(), 0);
-    while let Some(range) = ranges.pop_front() {
-        let records = log.read_batch(range, SHIP_BYTES - bytes)?;
-        bytes += records.iter().map(Record::encoded_len).sum::<usize>();
-        let left = records
-            .last()
-            .and_then(|last| SeqRange::after(last.seq(), range.last()));
-        if let Some(left) = left {
-            ranges.push_front(left);
-        }
-        gathered.extend(records);
-        if bytes >= SHIP_BYTES || gathered.len() >= SHIP_RECORDS {
-            break;
-        }
-    }
-    Ok((gathered, ranges))
-}
-
-async fn deliver(peer: Peer, request: Request) -> Result<(), Refused> {
-    match peer.call_within(SHIP_TIMEOUT, request).await {
-        Ok(Response::RecordsAck { .. }) => Ok(()),
-        Ok(Response::Refused(refused)) => Err(refused),
-        Ok(other) => Err(Refused::new(
-            RefusedKind::Failed,
-            format!("the target answered records with {}", other.name()),
-        )),
-        Err(error) => Err(refused_by(&error)),
-    }
-}
-
-async fn joined(calls: &mut JoinSet<Result<(), Refused>>) -> Result<(), Refused> {
-    match calls.join_next().await {
-        None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(refused))) => Err(refused),
-        Some(Err(_)) => Err(Refused::new(RefusedKind::NotReady, "the node is closing")),
     }
 }
