@@ -1,4 +1,5 @@
-//! The node's background thread: it tells the log what the stores have persisted, and flushes what pins the log.
+//! The node's background thread: it tells the log what the stores have persisted, flushes what pins the log, and has
+//! stores that failed opened again.
 //!
 //! RocksDB flushes a store by itself when the shared write budget is used up, but only one that is being written. So one
 //! cold shard could keep the whole log; the log names the shard whose flush would free its oldest segment.
@@ -13,7 +14,7 @@ use crate::sync::lock;
 
 /// How often the log's fill is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often the flushed marks are read from the stores.
+/// How often the flushed marks are read from the stores, and failed ones healed.
 const MARKS_EVERY: Duration = Duration::from_secs(1);
 
 /// The background thread; stopped with the node.
@@ -60,6 +61,7 @@ fn keep(node: &Node, (stop, wake): &(Mutex<bool>, Condvar)) {
         drop(stopping);
         if marked.elapsed() >= MARKS_EVERY {
             pass_marks_on(node);
+            heal_failed(node);
             marked = Instant::now();
         }
         flush_what_pins(node);
@@ -76,6 +78,13 @@ fn pass_marks_on(node: &Node) {
     }
 }
 
+/// A store that failed and is not written would pin the log: nobody else would open it again.
+fn heal_failed(node: &Node) {
+    for hosted in node.hosted_all() {
+        hosted.heal_later();
+    }
+}
+
 fn flush_what_pins(node: &Node) {
     let Some((instance, through)) = node.log.pinning() else {
         return;
@@ -84,11 +93,17 @@ fn flush_what_pins(node: &Node) {
         return;
     };
     let Ok(store) = hosted.store() else { return };
+    if store.background_error().is_some() {
+        // It would fail again, until it is healed.
+        hosted.heal_later();
+        return;
+    }
     tracing::debug!(shard = %hosted.shard, %through, "flushing: it pins the log's oldest segment");
     match store.flush() {
         Ok(flushed) => hosted.log.set_flushed(flushed),
         Err(error) => {
-            tracing::warn!(shard = %hosted.shard, %error, "a flush failed; it is tried again")
+            tracing::warn!(shard = %hosted.shard, %error, "a flush failed: the store is healed, then flushed again");
+            hosted.heal_later();
         }
     }
 }
