@@ -77,7 +77,7 @@ fn a_migration_leaves_a_certificate_that_verifies_and_a_changed_one_does_not() {
 #[test]
 fn what_is_no_certificate_is_named_with_its_line() {
     let place = Place::new();
-    let file = place.file("c.json", "{\n\"version\": 1,\n".to_owned());
+    let file = place.file("c.json", "{\n\"version\": 1,\n");
     let refused = verify(&file);
     assert_eq!(refused.status, 1);
     assert_eq!(refused.error().0, "bad-input");
