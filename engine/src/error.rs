@@ -257,6 +257,7 @@ impl Error {
             Self::Log(LogError::Poisoned { .. } | LogError::Closed) | Self::Closed => {
                 Retry::Unknown
             }
+            Self::Store(error) if error.is_no_room() => Retry::Now,
             _ => Retry::Never,
         }
     }

@@ -121,6 +121,39 @@ fn a_failed_store_is_opened_again_and_caught_up() {
     }
 }
 
+/// Without this a cold shard that failed would keep the log of all shards until somebody writes to it.
+#[test]
+fn a_store_that_failed_is_healed_while_nobody_writes_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let aside = Aside::of(dir.path(), BROKEN);
+    let shard = engine.shard(BROKEN);
+    for round in 0..3 {
+        let mut versions = Vec::new();
+        for number in 0..300 {
+            let write = shard.put(format!("{number}"), round.to_string());
+            versions.push(write.durability(Durability::Buffered).wait().unwrap());
+        }
+        let snapshot = shard.snapshot().unwrap();
+        aside.take();
+        engine.flush().unwrap_err();
+        assert!(failed(&engine).is_some());
+        // The keeper can't open it again yet, so it leaves it as it is, and reads go on.
+        assert!(snapshot.get("7").unwrap().is_some());
+        aside.put_back();
+        wait_until("the store is healed", || failed(&engine).is_none());
+        assert!(matches!(snapshot.get("7"), Err(Error::SnapshotExpired)));
+        for (number, version) in versions.into_iter().enumerate() {
+            let found = shard.get_versioned(number.to_string()).wait().unwrap();
+            assert_eq!(found.unwrap(), (round.to_string().into(), version));
+        }
+        engine.flush().unwrap();
+        let status = engine.status().unwrap();
+        let broken = status.shards.iter().find(|s| s.shard == BROKEN).unwrap();
+        assert_eq!(broken.flushed, broken.applied, "it pins the log no more");
+    }
+}
+
 /// While the store is opened again it shows an older state, for as long as the replay takes: neither a read nor a
 /// condition may rest on that.
 #[test]

@@ -147,6 +147,7 @@ impl From<Error> for Failure {
             Error::NotADataDirectory { dir, .. } => (Kind::BadDirectory, Some(dir.clone())),
             Error::Refused(_) => (Kind::Refused, None),
             Error::Log(LogError::Full { .. }) => (Kind::NoRoom, None),
+            Error::Store(error) if error.is_no_room() => (Kind::NoRoom, None),
             Error::Log(LogError::Damaged(_)) => (Kind::Damaged, None),
             Error::LogOpen { dir, source } => match &**source {
                 OpenError::Damaged(_) | OpenError::MissingSegment { .. } => {

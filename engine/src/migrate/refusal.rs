@@ -14,6 +14,7 @@ pub(super) fn refused(error: Error) -> Refused {
         Error::Log(LogError::Conflict { .. } | LogError::StaleTerm { .. }) => RefusedKind::Conflict,
         Error::Log(LogError::Damaged(_)) => RefusedKind::Damaged,
         Error::Log(LogError::Busy { .. }) => RefusedKind::Busy,
+        Error::Store(store) if store.is_no_room() => RefusedKind::NoRoom,
         Error::Store(store) if store.is_damage() => RefusedKind::Damaged,
         Error::Closed | Error::NoInstance { .. } => RefusedKind::NotReady,
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {

@@ -1,4 +1,5 @@
-//! The node's background thread: it tells the log what the stores have persisted, and flushes what pins the log.
+//! The node's background thread: it tells the log what the stores have persisted, flushes what pins the log, and has
+//! stores that failed opened again.
 //!
 //! RocksDB flushes a store by itself when the shared write budget is used up, but only one that is being written. So one
 //! cold shard could keep the whole log; the log names the shard whose flush would free its oldest segment.
@@ -13,8 +14,10 @@ use crate::sync::lock;
 
 /// How often the log's fill is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often the flushed marks are read from the stores.
+/// How often the flushed marks are read from the stores, and failed ones healed.
 const MARKS_EVERY: Duration = Duration::from_secs(1);
+/// How long an opening waits for the log to take away what its stores have flushed: milliseconds, on a device that works.
+const TRUNCATED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The background thread; stopped with the node.
 #[derive(Debug, Default)]
@@ -60,9 +63,11 @@ fn keep(node: &Node, (stop, wake): &(Mutex<bool>, Condvar)) {
         drop(stopping);
         if marked.elapsed() >= MARKS_EVERY {
             pass_marks_on(node);
+            heal_failed(node);
             marked = Instant::now();
         }
-        flush_what_pins(node);
+        // Many cold shards may keep one segment: the log must not fill up while each of them waits for its turn.
+        while !*lock(stop) && flush_what_pins(node) {}
     }
 }
 
@@ -76,19 +81,68 @@ fn pass_marks_on(node: &Node) {
     }
 }
 
-fn flush_what_pins(node: &Node) {
-    let Some((instance, through)) = node.log.pinning() else {
+/// A store that failed and is not written would pin the log: nobody else would open it again.
+fn heal_failed(node: &Node) {
+    for hosted in node.hosted_all() {
+        hosted.heal_later();
+    }
+}
+
+/// Before the first write of an opening: a log that was full when the process died has no room for start records until
+/// the stores, replayed just now, are flushed. Where that does not free any, the start records say so.
+pub(super) async fn make_room(node: &Node) {
+    let is_filling = || {
+        let log = node.log.status();
+        log.bytes > log.limit / 4 * 3
+    };
+    if !is_filling() {
         return;
+    }
+    let flushing = node.clone();
+    let flushed = node.runtime.spawn_blocking(move || {
+        for hosted in flushing.hosted_all() {
+            let Ok(store) = hosted.store() else { continue };
+            match store.flush() {
+                Ok(flushed) => hosted.log.set_flushed(flushed),
+                Err(error) => tracing::warn!(shard = %hosted.shard, %error, "a flush failed"),
+            }
+        }
+    });
+    // A panic has been printed where it happened.
+    let _ = flushed.await;
+    let until = Instant::now() + TRUNCATED_WITHIN;
+    while is_filling() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Flushes one shard that pins the log; whether that went far enough, so that another may be next.
+fn flush_what_pins(node: &Node) -> bool {
+    let Some((instance, through)) = node.log.pinning() else {
+        return false;
     };
     let Some(hosted) = node.hosted_instance(instance) else {
-        return;
+        return false;
     };
-    let Ok(store) = hosted.store() else { return };
+    let Ok(store) = hosted.store() else {
+        return false;
+    };
+    if store.background_error().is_some() {
+        // It would fail again, until it is healed.
+        hosted.heal_later();
+        return false;
+    }
     tracing::debug!(shard = %hosted.shard, %through, "flushing: it pins the log's oldest segment");
     match store.flush() {
-        Ok(flushed) => hosted.log.set_flushed(flushed),
+        Ok(flushed) => {
+            hosted.log.set_flushed(flushed);
+            // What is committed and not applied yet is flushed at a later look.
+            flushed >= through
+        }
         Err(error) => {
-            tracing::warn!(shard = %hosted.shard, %error, "a flush failed; it is tried again")
+            tracing::warn!(shard = %hosted.shard, %error, "a flush failed: the store is healed, then flushed again");
+            hosted.heal_later();
+            false
         }
     }
 }

@@ -124,6 +124,7 @@ impl Node {
                 starting.push(owner);
             }
         }
+        keep::make_room(self).await;
         // All start records ride on few syncs.
         let started: Vec<_> = starting
             .into_iter()

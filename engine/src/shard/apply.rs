@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use watershed_wal::{CommitSink, Committed, Completer, LogError, Record, SeqRange};
 
-use super::{Hosted, Role, write};
+use super::{ApplyQueue, Hosted, Role, write};
 use crate::Error;
 use crate::sync::lock;
 
@@ -65,8 +65,13 @@ impl Hosted {
 
     /// Applies, on the pool, what the log holds beyond the store.
     pub(crate) fn catch_up_later(&self) {
+        self.schedule_for(|queue| queue.catch_up = true);
+    }
+
+    /// Has the pool look at the queue after `note` noted there what for.
+    pub(super) fn schedule_for(&self, note: impl FnOnce(&mut ApplyQueue)) {
         let mut queue = lock(&self.queue);
-        queue.catch_up = true;
+        note(&mut queue);
         if !queue.claimed && !queue.scheduled {
             queue.scheduled = true;
             drop(queue);
@@ -91,9 +96,9 @@ impl Hosted {
             queue.claimed = true;
         }
         loop {
-            let (items, catch_up) = {
+            let (mut items, catch_up, heal) = {
                 let mut queue = lock(&self.queue);
-                if queue.items.is_empty() && !queue.catch_up {
+                if queue.items.is_empty() && !queue.catch_up && !queue.heal {
                     queue.claimed = false;
                     self.drained.notify_all();
                     return;
@@ -101,17 +106,27 @@ impl Hosted {
                 (
                     std::mem::take(&mut queue.items),
                     std::mem::take(&mut queue.catch_up),
+                    std::mem::take(&mut queue.heal),
                 )
             };
+            if heal {
+                self.heal_now();
+            }
+            if self.leave_in_log(&mut items) {
+                continue;
+            }
             let result = if catch_up { self.catch_up() } else { Ok(()) };
-            if let Err(error) = result.and_then(|()| self.apply_items(items)) {
+            let result = result.and_then(|()| self.apply_items(&mut items));
+            if let Err(error) = result
+                && !self.leave_in_log(&mut items)
+            {
                 self.fail(&error);
             }
         }
     }
 
     /// Applies an owner's committed records, which come in Seq order.
-    fn apply_items(&self, mut items: VecDeque<Committed>) -> Result<(), Error> {
+    fn apply_items(&self, items: &mut VecDeque<Committed>) -> Result<(), Error> {
         while !items.is_empty() {
             let mut bytes = 0;
             let count = items
@@ -129,12 +144,13 @@ impl Hosted {
                 records.push(item.record);
                 waiters.push((item.done, Ok(())));
             }
-            self.apply_group(&records)?;
+            let applied = self.apply_group(&records);
             let units = records
                 .iter()
                 .map(|record| write::units(record.body().len()))
                 .sum();
             self.release_room(units);
+            applied?;
             Completer::complete_all(waiters);
         }
         Ok(())

@@ -92,6 +92,9 @@ pub(crate) struct Hosted {
     overlay_on: AtomicBool,
     /// Odd while the store heals (heal.rs).
     heals: AtomicU64,
+    health: Mutex<heal::Health>,
+    /// `health` says why writes are refused: looked at by every write.
+    waits_for_room: AtomicBool,
     queue: Mutex<ApplyQueue>,
     drained: Condvar,
     applied: watch::Sender<Seq>,
@@ -106,6 +109,8 @@ struct ApplyQueue {
     items: VecDeque<Committed>,
     /// Records were committed that are to be read from the log, not from `items`.
     catch_up: bool,
+    /// The store failed and is to be healed.
+    heal: bool,
     /// A thread applies this shard now; it takes what is added meanwhile.
     claimed: bool,
     /// The pool has been asked to.
@@ -137,6 +142,8 @@ impl Hosted {
             assign: Mutex::default(),
             overlay_on: AtomicBool::new(false),
             heals: AtomicU64::new(0),
+            health: Mutex::default(),
+            waits_for_room: AtomicBool::new(false),
             queue: Mutex::default(),
             drained: Condvar::new(),
             applied: watch::Sender::new(applied),
@@ -178,6 +185,9 @@ impl Hosted {
             let now = *applied.borrow_and_update();
             if now >= seq {
                 return Ok(now);
+            }
+            if let Some(error) = self.waits_for_room() {
+                return Err(error);
             }
             match self.role() {
                 Role::Closed => return Err(Error::Closed),

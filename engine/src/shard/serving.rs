@@ -66,7 +66,13 @@ impl Hosted {
     /// Whether a read is answered here now.
     pub(crate) fn serves_reads(&self) -> Result<Serving, Error> {
         match self.role() {
-            Role::Owner { .. } if self.reads_open.load(Ordering::Acquire) => Ok(Serving::Here),
+            Role::Owner { .. } if self.reads_open.load(Ordering::Acquire) => {
+                match Self::is_healing(self.heals()).then(|| self.waits_for_room()) {
+                    // Its heal stopped in the middle: it would show an older state.
+                    Some(Some(error)) => Err(error),
+                    _ => Ok(Serving::Here),
+                }
+            }
             Role::Owner { .. } | Role::Receiver => Ok(Serving::Wait),
             Role::Frozen { owner, epoch } => Ok(Serving::Elsewhere { owner, epoch }),
             Role::Failed { reason } => Err(Error::ShardFailed {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_migration::NodeId;
-use watershed_wal::{Durability, Epoch, Inline, RecordKind, Submitted};
+use watershed_wal::{Durability, Epoch, Inline, LogError, RecordKind, Submitted};
 
 use super::conditions::Decision;
 use super::serving::Serving;
@@ -142,6 +142,9 @@ impl Hosted {
         if !self.log.gate_is_open() {
             return Ok(Attempt::Refused(Serving::Wait));
         }
+        if let Some(error) = self.waits_for_room() {
+            return Err(error);
+        }
         if !request.conditions.is_empty() {
             if Self::is_healing(self.heals()) {
                 return Ok(Attempt::Refused(Serving::Wait));
@@ -189,7 +192,23 @@ impl Hosted {
             },
         };
         done.map(|()| version)
-            .map_err(|error| Error::unknown(self.shard, &error))
+            .map_err(|error| self.unknown_outcome(&error))
+    }
+
+    /// Why a write that has its Seq was not acknowledged.
+    fn unknown_outcome(&self, error: &LogError) -> Error {
+        if !matches!(error, LogError::Closed) || self.role() == Role::Closed {
+            return Error::unknown(self.shard, error);
+        }
+        // Committed, and applied once the store is healed: who asks meanwhile reads the state before it.
+        let reason = self
+            .waits_for_room()
+            .map(|reason| reason.to_string())
+            .unwrap_or_else(|| "it is in the log, and its store could not take it".into());
+        Error::OutcomeUnknown {
+            shard: self.shard,
+            reason,
+        }
     }
 
     /// What `future` gives, unless the deadline comes first: then the request is not applied.

@@ -10,6 +10,13 @@ use watershed_wal::{FormatError, RecordKind, Seq, Term};
 /// What opening a store is called in errors.
 pub(super) const OPEN: &str = "open";
 
+/// What the system says of a disk, a quota and a file that are full.
+const NO_ROOM: [&str; 3] = [
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+];
+
 /// Why a store did not do what it was asked.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -57,6 +64,15 @@ pub enum StoreError {
         "RocksDB could not {op} in {dir:?}: {message}; re-open the store, check the disk and its free space"
     )]
     Rocks {
+        op: &'static str,
+        dir: PathBuf,
+        message: String,
+    },
+    /// The disk, or a limit on files, left RocksDB no room.
+    #[error(
+        "there is no room to {op} in {dir:?}: {message}; free some, the shard then goes on by itself"
+    )]
+    NoRoom {
         op: &'static str,
         dir: PathBuf,
         message: String,
@@ -143,6 +159,21 @@ impl StoreError {
         }
     }
 
+    /// An error of the operating system where room was asked for.
+    pub(super) fn room(op: &'static str, path: &Path, source: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Self::NoRoom {
+                    op,
+                    dir: path.to_owned(),
+                    message: source.to_string(),
+                }
+            }
+            _ => Self::io(op, path, source),
+        }
+    }
+
     /// An error of RocksDB, sorted by what it says.
     pub(super) fn rocks(op: &'static str, dir: &Path, error: rocksdb::Error) -> Self {
         use rocksdb::ErrorKind;
@@ -157,6 +188,10 @@ impl StoreError {
                     || message.starts_with("IO error: While lock file") =>
             {
                 Self::Locked { dir, what: message }
+            }
+            // Nor for this, that the crate shows: a quota and a limit on file sizes are as full as a full disk.
+            ErrorKind::IOError if NO_ROOM.iter().any(|text| message.contains(text)) => {
+                Self::NoRoom { op, dir, message }
             }
             // CURRENT is there, so the store is; a file that its manifest names is not.
             ErrorKind::IOError | ErrorKind::NotFound
@@ -178,7 +213,15 @@ impl StoreError {
 
     /// Whether RocksDB itself failed, so that a [`reopen`](super::Store::reopen) and a replay may heal it.
     pub(crate) fn needs_reopen(&self) -> bool {
-        matches!(self, Self::Rocks { .. } | Self::Damaged { .. })
+        matches!(
+            self,
+            Self::Rocks { .. } | Self::NoRoom { .. } | Self::Damaged { .. }
+        )
+    }
+
+    /// Whether it ends by itself once there is room.
+    pub(crate) fn is_no_room(&self) -> bool {
+        matches!(self, Self::NoRoom { .. })
     }
 
     /// Whether the bytes on disk are wrong, so that only another copy heals it.

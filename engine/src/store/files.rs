@@ -7,9 +7,13 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 pub(crate) use watershed_migration::messages::FileInfo;
+use watershed_wal::{DirStorage, Storage as _};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::error::StoreError;
+
+/// The file that room is proven with: a name that RocksDB passes over.
+const ROOM: &str = "ROOM";
 
 /// The directory beside `dir` with a suffix on its name: for what is not whole yet, or any more.
 pub(super) fn beside(dir: &Path, suffix: &str) -> PathBuf {
@@ -34,6 +38,34 @@ fn sync(path: &Path) -> Result<(), StoreError> {
 /// Syncs the entries of the directory that holds `path`.
 pub(super) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     sync(parent(path))
+}
+
+/// Proves that `dir` takes a file of so many bytes, by making one: quotas and limits are known to nobody else. Where the
+/// disk says that it has less, it is not tried: nobody else shall find it full. What a crash leaves of the file the next
+/// call takes away.
+pub(super) fn prove_room(dir: &Path, bytes: u64) -> Result<(), StoreError> {
+    const OP: &str = "make files";
+    let path = dir.join(ROOM);
+    let free = DirStorage::read_only(dir).and_then(|dir| dir.free_bytes());
+    let free = free.map_err(|e| StoreError::io("look at", dir, e))?;
+    if let Some(free) = free.filter(|&free| free < bytes) {
+        return Err(StoreError::NoRoom {
+            op: OP,
+            dir: dir.to_owned(),
+            message: format!("{bytes} bytes are needed and the disk has {free}"),
+        });
+    }
+    let made = File::create(&path).and_then(|mut file| {
+        std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
+        file.sync_all()
+    });
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(StoreError::io("remove", &path, e));
+        }
+        _ => {}
+    }
+    made.map_err(|e| StoreError::room(OP, dir, e))
 }
 
 /// Names and lengths of the files in `dir`, sorted by name. Anything but a file is refused.

@@ -17,6 +17,9 @@ use super::{Inner, Store, files, lock, persisted_reads, unlogged_writes, write_l
 /// A writer may remove files while they are being opened to read; the next attempt sees its newer list.
 const READ_ONLY_ATTEMPTS: u32 = 5;
 
+/// The manifest that an opening writes, with its preallocation, and more than the head of an SST.
+const REOPEN_ROOM: u64 = 1 << 20;
+
 impl Store {
     /// A fresh, empty store whose history begins at `base`. It is made under another name and renamed, so
     /// that after a crash `dir` is whole or not there; what an earlier crash left is removed.
@@ -85,6 +88,16 @@ impl Store {
         *lock(&inner.failure) = None;
         *slot = Some(Arc::new(db));
         Ok(())
+    }
+
+    /// Proves that [`Store::reopen`] will find the directory, and room for what it writes and for the flush that the
+    /// replay may bring. Closing first and finding out then would take a store away that still answers reads.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRoom`], or what else the disk says.
+    pub(crate) fn can_reopen(&self) -> Result<(), StoreError> {
+        let memtables = self.stats().map_or(0, |stats| stats.memtable_bytes);
+        files::prove_room(&self.0.dir, REOPEN_ROOM + memtables)
     }
 
     /// Flushes, so that the next opening has nothing to replay, and closes: other handles get `Closed`,

@@ -147,7 +147,8 @@ impl Work {
         };
         let hosted = self.hosted.clone();
         let budget = HoldBudget {
-            bytes: config.hold_bytes,
+            // A target that lags must never fill the log: its owner's clients would be refused.
+            bytes: config.hold_bytes.min(self.node.log.status().limit / 2),
             time: Duration::from_millis(config.hold_ms),
         };
         {
