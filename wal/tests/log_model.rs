@@ -188,6 +188,33 @@ impl World {
         }
     }
 
+    /// One pass over the log gives what reading each instance gives, also of receivers whose records came in any order.
+    fn check_sweep(&self) {
+        let ranges: Vec<_> = self
+            .log
+            .instances()
+            .into_iter()
+            .filter_map(|instance| {
+                let owned = self.flushed.get(usize::try_from(instance.id().0).unwrap());
+                let from = Seq(owned.copied().unwrap_or(0));
+                let end = instance.has().contiguous_after(from);
+                Some((instance.id(), SeqRange::after(from, end)?))
+            })
+            .collect();
+        let mut found: BTreeMap<InstanceId, Vec<Record>> = BTreeMap::new();
+        for swept in self.log.sweep(ranges.clone()).unwrap() {
+            let swept = swept.unwrap();
+            let records = found.entry(swept.instance()).or_default();
+            records.extend(swept.into_records());
+        }
+        for (id, range) in ranges {
+            let instance = self.log.instance(id).unwrap();
+            let read: Vec<Record> = instance.read(range).map(Result::unwrap).collect();
+            assert_eq!(found.remove(&id).unwrap_or_default(), read);
+        }
+        assert!(found.is_empty(), "{found:?}");
+    }
+
     fn step(&mut self, op: &Op) {
         match *op {
             Op::Submit { shard, len, sync } => self.submit(shard, len, sync),
@@ -214,6 +241,7 @@ impl World {
             Op::Receive { shard, order } => self.receive(shard, order),
         }
         self.check();
+        self.check_sweep();
     }
 }
 

@@ -42,6 +42,9 @@ pub(crate) struct ChildArgs {
     dir: PathBuf,
     #[arg(long)]
     records: u64,
+    /// Of a Watershed; one that was filled by hand may have others.
+    #[arg(long, default_value_t = RECOVERED_SHARDS)]
+    shards: u64,
 }
 
 /// Does the task, says its result on one line, and waits to be killed: nothing is closed in order.
@@ -58,12 +61,12 @@ pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
     };
     match args.task {
         Task::FillOurs => {
-            let engine = open_ours(&args.dir)?;
+            let engine = open_ours(args)?;
             fill_ours(&engine, &writes, args.records)?;
             say(started.elapsed().as_secs_f64());
         }
         Task::OpenOurs => {
-            let engine = open_ours(&args.dir)?;
+            let engine = open_ours(args)?;
             let found = engine.get(last).wait()?.is_some();
             say(if found {
                 started.elapsed().as_secs_f64()
@@ -98,12 +101,12 @@ pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
     Ok(())
 }
 
-fn open_ours(dir: &Path) -> Result<Engine, CompareError> {
+fn open_ours(args: &ChildArgs) -> Result<Engine, CompareError> {
     let options = Engine::options()
-        .shards(RECOVERED_SHARDS)
+        .shards(args.shards)
         .log_limit_bytes(8 << 30)
         .write_buffer_bytes(16 << 30);
-    Ok(options.open(dir.join("engine"))?)
+    Ok(options.open(args.dir.join("engine"))?)
 }
 
 fn fill_ours(engine: &Engine, writes: &Writes, records: u64) -> Result<(), CompareError> {

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! open.rs       opening: which copies are owned, received, frozen, or left over
+//! replay.rs     ... the log is read once, and brought into the stores
+//! at_once.rs    ... several shards at once
 //! local.rs      requests for shards owned here
 //! route.rs      requests for shards owned elsewhere
 //! serve.rs      what other nodes ask
@@ -12,10 +14,12 @@
 //! Which node owns a shard is said by the placement alone; what a copy may do now by its [`Hosted`]. What happens in a
 //! migration is in migrate/.
 
+mod at_once;
 mod keep;
 mod leftovers;
 mod local;
 mod open;
+mod replay;
 mod route;
 mod serve;
 

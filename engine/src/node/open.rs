@@ -7,7 +7,7 @@
 //! | it is a target being made (migrate/ says so) | host it as a receiver |
 //! | none of these | a left-over of a migration or drop that has ended: delete it |
 //!
-//! What only a directory is left of goes too: leftovers.rs.
+//! What only a directory is left of goes too: leftovers.rs. Replay is in replay.rs.
 //!
 //! An owned shard whose log or directory is missing is an error that names it, never an empty shard.
 
@@ -15,10 +15,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use watershed_migration::PlacementRecord;
-use watershed_wal::{DirStorage, InstanceId, InstanceLog, Log, OpenReport, Seq, SeqRange, ShardId};
+use watershed_migration::{NodeId, PlacementRecord};
+use watershed_wal::{DirStorage, Epoch, InstanceId, InstanceLog, Log, OpenReport, Seq, ShardId};
 
-use super::{Node, NodeInner, keep};
+use super::{Node, NodeInner, at_once, keep, replay};
 use crate::Error;
 use crate::datadir::DataDir;
 use crate::migrate::{self, Migrations};
@@ -26,6 +26,36 @@ use crate::options::{DEFAULT_SHARDS, EngineOptions};
 use crate::placement::{ClusterInfo, FilePlacement, Placement, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv};
+
+/// A copy that is here, and what it is to its shard.
+#[derive(Debug)]
+struct Found {
+    hosted: Arc<Hosted>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Owned { epoch: Epoch },
+    Frozen { owner: NodeId, epoch: Epoch },
+    Receiving,
+}
+
+impl Place {
+    /// What the placement says that the copy is.
+    fn of(record: PlacementRecord, node: &NodeId, instance: InstanceId) -> Option<Self> {
+        let epoch = record.epoch;
+        if record.is_owned_by(node, instance) {
+            return Some(Self::Owned { epoch });
+        }
+        let frozen = record.frozen.as_ref();
+        let is_frozen = frozen.is_some_and(|it| it.instance == instance && it.node == *node);
+        is_frozen.then_some(Self::Frozen {
+            owner: record.owner,
+            epoch,
+        })
+    }
+}
 
 /// Threads that apply: one for each of two cores, as measured (DESIGN section 11).
 const APPLY_THREADS: usize = 2;
@@ -116,79 +146,72 @@ impl Node {
         Ok(())
     }
 
-    /// Hosts what the log knows.
+    /// Hosts what the log knows: opens the stores, several at once, replays the log in one pass, starts terms.
     async fn host_known(&self, expected: &HashSet<InstanceId>) -> Result<(), Error> {
+        let found = at_once::for_each(&self.runtime, self.log.instances(), |log| {
+            let (node, expected) = (self.clone(), expected.contains(&log.id()));
+            async move { node.host_one(log, expected).await }
+        });
+        let found: Vec<Found> = found.await?.into_iter().flatten().collect();
+        let copies: Vec<_> = found.iter().map(|found| found.hosted.clone()).collect();
+        let log = self.log.clone();
+        let replay = self
+            .runtime
+            .spawn_blocking(move || replay::replay(&log, &copies));
+        replay.await.unwrap_or(Err(Error::Closed))?;
         let mut starting = Vec::new();
-        for log in self.log.instances() {
-            if let Some(owner) = self.host_one(log, expected).await? {
-                starting.push(owner);
+        for Found { hosted, place } in found {
+            match place {
+                Place::Owned { epoch } => starting.push((hosted, epoch)),
+                Place::Frozen { owner, epoch } => {
+                    hosted.give_away(owner, epoch);
+                }
+                Place::Receiving => {}
             }
         }
         keep::make_room(self).await;
-        // All start records ride on few syncs.
+        // All at once: so the start records ride on few syncs.
         let started: Vec<_> = starting
             .into_iter()
-            .map(|(hosted, record)| {
+            .map(|(hosted, epoch)| {
                 self.runtime
-                    .spawn(async move { hosted.become_owner(record.epoch).await })
+                    .spawn(async move { hosted.become_owner(epoch).await })
             })
             .collect();
+        let mut all = Ok(());
         for task in started {
-            task.await.unwrap_or(Err(Error::Closed))?;
+            all = all.and(task.await.unwrap_or(Err(Error::Closed)).map(drop));
         }
-        Ok(())
+        all
     }
 
-    /// Hosts one copy; gives it back with its record where it owns the shard, so that its term is started.
-    async fn host_one(
-        &self,
-        log: InstanceLog,
-        expected: &HashSet<InstanceId>,
-    ) -> Result<Option<(Arc<Hosted>, PlacementRecord)>, Error> {
+    /// Hosts one copy, its store as it was when the engine stopped; deletes what belongs to nothing.
+    async fn host_one(&self, log: InstanceLog, expected: bool) -> Result<Option<Found>, Error> {
         let (shard, instance) = (log.shard(), log.id());
         let mut record = self.placement.read(shard).await?;
         if let Some(found) = record.take_if(|record| record.is_owned_by(&self.id, instance)) {
             record = Some(migrate::before_serving(self, &log, found).await?);
         }
-        let owned = record
-            .as_ref()
-            .is_some_and(|record| record.is_owned_by(&self.id, instance));
-        let frozen = record.as_ref().filter(|record| {
-            let frozen = record.frozen.as_ref();
-            frozen.is_some_and(|frozen| frozen.instance == instance && frozen.node == self.id)
-        });
-        if !owned && frozen.is_none() && !expected.contains(&instance) {
-            tracing::info!(%shard, %instance, "deleting a copy that belongs to nothing");
-            self.log.forget(instance)?;
-            Store::destroy(&self.shard_dir(shard, instance))?;
-            return Ok(None);
-        }
+        let place = record.and_then(|record| Place::of(record, &self.id, instance));
+        let place = place.or(expected.then_some(Place::Receiving));
         let dir = self.shard_dir(shard, instance);
-        let store = if owned || frozen.is_some() || dir.is_dir() {
-            Some(Store::open(&self.env, &dir)?)
-        } else {
-            None
-        };
-        let hosted = Hosted::new(log, dir, store, Role::Receiver, self.pool.clone());
-        self.add_hosted(hosted.clone());
-        self.replay(&hosted).await?;
-        if let Some(record) = frozen {
-            hosted.give_away(record.owner.clone(), record.epoch);
-        }
-        Ok(record.filter(|_| owned).map(|record| (hosted, record)))
-    }
-
-    /// Brings the store up to the log.
-    async fn replay(&self, hosted: &Arc<Hosted>) -> Result<(), Error> {
-        let Some(applied) = hosted.applied() else {
-            return Ok(());
-        };
-        // From the store on: behind it the log may have a hole that the store has not (after a repair, or a receiver's).
-        let end = hosted.log.has().contiguous_after(applied.seq);
-        let range = SeqRange::after(applied.seq, end);
-        let hosted = hosted.clone();
-        let replay = self.runtime.spawn_blocking(move || hosted.replay(range));
-        replay.await.unwrap_or(Err(Error::Closed))
+        let node = self.clone();
+        let hosting = self.runtime.spawn_blocking(move || {
+            let Some(place) = place else {
+                tracing::info!(%shard, %instance, "deleting a copy that belongs to nothing");
+                node.log.forget(instance)?;
+                Store::destroy(&dir)?;
+                return Ok(None);
+            };
+            let has_store = !matches!(place, Place::Receiving) || dir.is_dir();
+            let store = has_store
+                .then(|| Store::open(&node.env, &dir))
+                .transpose()?;
+            let hosted = Hosted::new(log, dir, store, Role::Receiver, node.pool.clone());
+            node.add_hosted(hosted.clone());
+            Ok(Some(Found { hosted, place }))
+        });
+        hosting.await.unwrap_or(Err(Error::Closed))
     }
 
     /// Makes the cluster's shards where this node is the first to open it, or was stopped before it had made them all.
@@ -199,12 +222,13 @@ impl Node {
             return Ok(());
         }
         self.data.set_making(true)?;
-        for shard in (0..self.shards)
-            .map(ShardId)
-            .filter(|shard| !have.contains(shard))
-        {
-            self.create_shard(shard).await?;
-        }
+        let missing = (0..self.shards).map(ShardId);
+        let missing = missing.filter(|shard| !have.contains(shard));
+        let made = at_once::for_each(&self.runtime, missing, |shard| {
+            let node = self.clone();
+            async move { node.create_shard(shard).await }
+        });
+        made.await?;
         self.data.set_making(false)
     }
 

@@ -9,10 +9,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use watershed_wal::{CommitSink, Committed, Completer, LogError, Record, SeqRange};
 
 use super::{ApplyQueue, Hosted, Role, write};
 use crate::Error;
+use crate::store::Store;
 use crate::sync::lock;
 
 /// The most that one RocksDB batch takes: enough to spread its cost, small enough to wake waiters early.
@@ -128,16 +130,7 @@ impl Hosted {
     /// Applies an owner's committed records, which come in Seq order.
     fn apply_items(&self, items: &mut VecDeque<Committed>) -> Result<(), Error> {
         while !items.is_empty() {
-            let mut bytes = 0;
-            let count = items
-                .iter()
-                .take(GROUP_RECORDS)
-                .take_while(|item| {
-                    let fits = bytes < GROUP_BYTES;
-                    bytes += item.record.body().len();
-                    fits
-                })
-                .count();
+            let count = group_len(items.iter().map(|item| item.record.body()));
             let mut records = Vec::with_capacity(count);
             let mut waiters = Vec::with_capacity(count);
             for item in items.drain(..count) {
@@ -200,11 +193,21 @@ impl Hosted {
             let Some(last) = records.last().map(Record::seq) else {
                 return Err(Error::behind(self.shard, store.applied().seq, range.last()));
             };
-            for group in records.chunks(GROUP_RECORDS) {
-                store.apply(group)?;
-            }
-            self.applied.send_replace(last);
+            self.apply_read(&store, &records)?;
             rest = SeqRange::after(last, range.last());
+        }
+        Ok(())
+    }
+
+    /// Applies records that were read back from the log: the next ones, in Seq order.
+    pub(crate) fn apply_read(&self, store: &Store, mut records: &[Record]) -> Result<(), Error> {
+        while !records.is_empty() {
+            let (group, rest) = records.split_at(group_len(records.iter().map(Record::body)));
+            store.apply(group)?;
+            records = rest;
+            if let Some(last) = group.last() {
+                self.applied.send_replace(last.seq());
+            }
         }
         Ok(())
     }
@@ -219,6 +222,19 @@ impl Hosted {
         });
         self.room.close();
     }
+}
+
+/// How many of the records with these bodies one RocksDB batch takes; at least the first.
+fn group_len<'a>(bodies: impl Iterator<Item = &'a Bytes>) -> usize {
+    let mut bytes = 0;
+    bodies
+        .take(GROUP_RECORDS)
+        .take_while(|body| {
+            let fits = bytes < GROUP_BYTES;
+            bytes += body.len();
+            fits
+        })
+        .count()
 }
 
 /// The threads which apply shards.

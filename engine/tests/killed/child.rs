@@ -12,6 +12,7 @@ use watershed::{Engine, LocalCluster, Placement, Retry, ShardId};
 
 use crate::journal::Journal;
 use crate::process::{MARK, Random};
+use crate::tail::{self, Tail};
 
 /// Keys of one writer.
 const KEYS: u64 = 400;
@@ -51,6 +52,10 @@ pub(crate) fn run_if_told() {
             move_for_ever(&cluster, &engines, ShardId(0), Duration::from_secs(3600));
             write_for_ever(engines, &journal, seed);
         }
+        "tail-mixed" => write_tail(tail::MIXED, &dir),
+        "tail-large" => write_tail(tail::LARGE, &dir),
+        "replay-mixed" => replay_tail(tail::MIXED, &dir),
+        "replay-large" => replay_tail(tail::LARGE, &dir),
         other => panic!("no such role: {other}"),
     }
 }
@@ -72,6 +77,25 @@ pub(crate) fn open_alone(dir: &Path) -> Engine {
         .write_buffer_bytes(1 << 20)
         .open(dir.join("alone"))
         .unwrap()
+}
+
+/// Writes what no store flushes, and waits to be killed.
+fn write_tail(tail: Tail, dir: &Path) {
+    let engine = tail.open(dir, 1 << 30);
+    tail.write(&engine);
+    say("written");
+    std::thread::sleep(Duration::from_secs(3600));
+}
+
+/// Opens with stores that keep little in memory, says what that took, and waits to be killed.
+fn replay_tail(tail: Tail, dir: &Path) {
+    trace();
+    let _engine = tail.open(dir, 4 << 20);
+    say(&format!(
+        "peak {}",
+        tail::peak_memory().map_or(0, |bytes| bytes >> 20)
+    ));
+    std::thread::sleep(Duration::from_secs(3600));
 }
 
 /// Log lines as `RUST_LOG` asks for them.

@@ -9,6 +9,7 @@
 mod child;
 mod journal;
 mod process;
+mod tail;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -134,6 +135,52 @@ fn a_shard_goes_away_and_back_ten_times_with_kills_between_and_old_copies_in_cle
         assert!(kill < 10 * moves, "{kill} lives, and only epoch {epoch}");
     }
     assert!(in_cleanup > 0, "old copies were there after kills");
+}
+
+/// What was acknowledged and is in no store's files is all in the log: puts, deletes and batches of many shards. Kills
+/// while it is replayed change nothing, whatever the stores have flushed by then.
+#[test]
+fn a_long_tail_of_many_shards_is_replayed_whole_also_after_kills_within_the_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = Random::seeded("tail");
+    let mut process = Process::start("tail-mixed", dir.path(), 0, &mut random);
+    process.wait_for(|line| line == "written", PATIENCE);
+    process.kill();
+    for life in 1..6 {
+        let process = Process::start("replay-mixed", dir.path(), life, &mut random);
+        random.nap(400_000);
+        process.kill();
+    }
+    let engine = tail::MIXED.open(dir.path(), 4 << 20);
+    tail::MIXED.check(&engine);
+    engine.close().unwrap();
+    let engine = tail::MIXED.open(dir.path(), 4 << 20);
+    tail::MIXED.check(&engine);
+}
+
+/// The bodies of the tail are some 300 MiB.
+#[test]
+fn opening_does_not_hold_the_log_in_memory() {
+    const LIMIT_MIB: u64 = 180;
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = Random::seeded("memory");
+    let mut process = Process::start("tail-large", dir.path(), 0, &mut random);
+    process.wait_for(|line| line == "written", PATIENCE);
+    process.kill();
+    let peak = std::cell::Cell::new(None);
+    let mut process = Process::start("replay-large", dir.path(), 1, &mut random);
+    process.wait_for(
+        |line| {
+            peak.set(line.strip_prefix("peak ").map(|mib| mib.parse().unwrap()));
+            peak.get().is_some()
+        },
+        PATIENCE,
+    );
+    process.kill();
+    let peak: u64 = peak.get().expect("the engine was opened");
+    assert!(peak < LIMIT_MIB, "opening took {peak} MiB");
+    let engine = tail::LARGE.open(dir.path(), 4 << 20);
+    tail::LARGE.check(&engine);
 }
 
 /// Both engines of the moving tests, opened by this process.

@@ -123,6 +123,8 @@ fn unzigzag(value: u64) -> u64 {
 #[derive(Clone, Debug)]
 pub(crate) struct RecordItem {
     pub(crate) slot: Slot,
+    /// Its place in the payload's table.
+    pub(crate) slot_at: usize,
     pub(crate) kind: RecordKind,
     pub(crate) seq: Seq,
     /// The raw length, if the body is compressed.
@@ -139,6 +141,14 @@ impl RecordItem {
             self.kind,
             self.unpack(payload)?,
         ))
+    }
+
+    /// The body, unless it is compressed or not within the payload.
+    pub(crate) fn raw<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
+        match self.raw_len {
+            None => payload.get(self.body.clone()),
+            Some(_) => None,
+        }
     }
 
     pub(crate) fn unpack(&self, payload: &[u8]) -> Result<Bytes, FormatError> {
@@ -245,6 +255,7 @@ impl<'a> PayloadReader<'a> {
         let body = self.reader.span("a record's body")?;
         Ok(Some(Item::Record(RecordItem {
             slot,
+            slot_at: at,
             kind,
             seq,
             raw_len,

@@ -73,6 +73,12 @@ impl Index {
             .collect()
     }
 
+    /// The runs that may hold a Seq of `range`, in the order written.
+    pub(crate) fn overlapping(&self, range: SeqRange) -> impl Iterator<Item = &Run> {
+        let within = move |run: &&Run| run.first <= range.last() && range.first() <= run.last;
+        self.runs.iter().filter(within)
+    }
+
     /// The least Seq above `seq` that a run may hold.
     pub(crate) fn next_after(&self, seq: Seq) -> Option<Seq> {
         self.runs

@@ -4,7 +4,7 @@
 //! - `submit`: the gate, Seqs, and who leads; `commit`: writing frames; `thread`: the log thread.
 //! - `keeper`: segments made ahead and taken away; `room`: what of them is promised to whom; `recover`, `scan`: reading segments back.
 //! - `repair`: giving up what damage made unreadable, so that the log opens again.
-//! - `index`, `read`, `tail`: reading records; `instance`: the handle of one hosting; `view`: reading without the lock.
+//! - `index`, `read`, `sweep`, `tail`: reading records; `instance`: the handle of one hosting; `view`: reading without the lock.
 
 mod commit;
 mod core;
@@ -21,6 +21,7 @@ mod scan;
 mod sink;
 mod state;
 mod submit;
+mod sweep;
 mod tail;
 mod thread;
 mod view;
@@ -34,6 +35,7 @@ pub use instance::InstanceLog;
 pub use read::RecordReader;
 pub use sink::{CommitSink, Committed};
 pub use submit::{Inline, Lead, Submitted};
+pub use sweep::{Sweep, Swept};
 pub use tail::{DurablePast, Tail};
 pub use view::{InstanceView, LogView, verify};
 
@@ -42,6 +44,7 @@ use crate::completion::Completion;
 use crate::error::{LogError, OpenError};
 use crate::format::notes::LocalNote;
 use crate::options::{HoldInfo, LogOptions, LogStatus, OpenReport};
+use crate::seqset::SeqRange;
 use crate::storage::Storage;
 use crate::sync::lock;
 use crate::words::{InstanceId, Seq, ShardId, TermStart};
@@ -175,6 +178,19 @@ impl Log {
             .filter_map(|(at, instance)| Some((at, instance.as_ref()?)))
             .map(|(at, i)| InstanceLog::new(Arc::clone(&self.handle), at, i.shard, i.id))
             .collect()
+    }
+
+    /// Reads ranges of many instances in one pass over the segments. Each instance's records come in Seq order, void Seqs
+    /// passed over, just as [`InstanceLog::read`] gives them; how instances alternate says nothing. Memory is bounded by
+    /// a segment and what a few MiB of log decode to, whatever the ranges are.
+    ///
+    /// An instance is named once. The sweep yields [`LogError::Gap`] for a Seq that is not here, and
+    /// [`LogError::Damaged`] or [`LogError::Io`] where reading fails; an error ends it.
+    ///
+    /// # Errors
+    /// When an instance is not hosted, or the log is closed.
+    pub fn sweep(&self, ranges: Vec<(InstanceId, SeqRange)>) -> Result<Sweep, LogError> {
+        Sweep::new(Arc::clone(&self.handle.core), ranges)
     }
 
     /// Ends a hosting, durably: its records become garbage, who waits on it gets [`LogError::Closed`].

@@ -4,18 +4,19 @@
 //! writes, so that opening, verifying and viewing decide alike.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 
 use super::index::Index;
 use super::repair::forget_lost;
-use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past, read_file};
-use super::scan::{segment_id, segment_name};
+use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past};
+use super::scan::{read_file, read_file_into, read_range, segment_id, segment_name};
 use crate::codec::FormatError;
 use crate::error::{Damage, DamageKind, OpenError};
 use crate::format::frame::{Header, MAGIC, Position, VERSION};
 use crate::format::head::{Head, RosterEntry};
 use crate::format::notes::LocalNote;
-use crate::format::payload::{Item, PayloadReader, RecordItem};
+use crate::format::payload::{Item, PayloadReader, RecordItem, Slot};
 use crate::options::{LogEnd, MIN_SEGMENT_BYTES, Notes};
 use crate::record::{RecordKind, StartBody};
 use crate::seqset::{SeqRange, SeqSet};
@@ -68,7 +69,7 @@ struct Candidate {
     frame: Frame,
 }
 
-pub(super) fn io_error(op: &'static str, id: u64) -> impl FnOnce(std::io::Error) -> OpenError {
+pub(super) fn io_error(op: &'static str, id: u64) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io {
         op,
         file: segment_name(id),
@@ -87,9 +88,10 @@ pub(crate) fn recover(storage: &dyn Storage) -> Result<Recovered, OpenError> {
         .first()
         .and_then(|oldest| Some((oldest.id, oldest.head.predecessor?.segment)));
     let mut chain = chain.into_iter().peekable();
+    let mut bytes = Vec::new();
     while let Some(candidate) = chain.next() {
         let successor = chain.peek().map(|next| (next.id, &next.head));
-        recovered.replay_segment(&candidate, successor)?;
+        recovered.replay_segment(&candidate, successor, &mut bytes)?;
     }
     match missing {
         // R7: a segment that is still needed is gone.
@@ -167,7 +169,7 @@ fn read_head(storage: &dyn Storage, id: u64) -> Result<Result<Candidate, Vec<u8>
     let file = storage
         .open(&segment_name(id))
         .map_err(io_error("open", id))?;
-    let bytes = read_file(&*file).map_err(io_error("read", id))?;
+    let bytes = read_first_frame(&*file).map_err(io_error("read", id))?;
     match probe(&bytes, 0, id, 0) {
         // R5: written by a newer version.
         Probe::Newer(found) => Err(OpenError::NewerFormat {
@@ -191,7 +193,19 @@ fn read_head(storage: &dyn Storage, id: u64) -> Result<Result<Candidate, Vec<u8>
                 frame,
             }))
         }
-        _ => Ok(Err(bytes)),
+        _ => read_file(&*file).map(Err).map_err(io_error("read", id)),
+    }
+}
+
+/// The bytes of a segment's first frame, and perhaps more.
+fn read_first_frame(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
+    const NEARLY_ALWAYS: u64 = 64 << 10;
+    let bytes = read_range(file, 0..NEARLY_ALWAYS)?;
+    match Header::decode(&bytes) {
+        Ok((header, _)) if header.end() > NEARLY_ALWAYS => {
+            read_range(file, 0..header.end().min(file.len()?))
+        }
+        _ => Ok(bytes),
     }
 }
 
@@ -257,13 +271,16 @@ impl Recovered {
         }
     }
 
+    /// Reads one segment; `bytes` is room that all share.
     fn replay_segment(
         &mut self,
         candidate: &Candidate,
         successor: Option<(u64, &Head)>,
+        bytes: &mut Vec<u8>,
     ) -> Result<(), OpenError> {
         let id = candidate.id;
-        let bytes = read_file(&*candidate.file).map_err(io_error("read", id))?;
+        read_file_into(&*candidate.file, bytes).map_err(io_error("read", id))?;
+        let bytes = bytes.as_slice();
         let header = &candidate.frame.header;
         let mut segment = RecoveredSegment {
             id,
@@ -282,9 +299,9 @@ impl Recovered {
         self.synced = self.synced.max(header.synced);
         let until = successor.and_then(|(_, head)| head.predecessor);
         while until.is_none_or(|until| segment.chain.end < until.end) {
-            match segment.chain.next(&bytes) {
+            match segment.chain.next(bytes) {
                 Probe::Frame(frame) => {
-                    self.apply_frame(&mut segment, &frame, &bytes)?;
+                    self.apply_frame(&mut segment, &frame, bytes)?;
                     segment.chain.advance(&frame);
                 }
                 Probe::Newer(found) => {
@@ -296,7 +313,7 @@ impl Recovered {
                 }
                 Probe::Absent | Probe::BadPayload(_) => {
                     let made = candidate.head.file_len;
-                    if self.stopped(&mut segment, &bytes, made, until.is_some())? {
+                    if self.stopped(&mut segment, bytes, made, until.is_some())? {
                         break;
                     }
                 }
@@ -307,7 +324,7 @@ impl Recovered {
             // R3: the successor names another end.
             if (chain.end, chain.checksum, chain.nonce) != (until.end, until.checksum, until.nonce)
             {
-                return Err(self.damage(&segment, &bytes, chain.end, Some(until.end)));
+                return Err(self.damage(&segment, bytes, chain.end, Some(until.end)));
             }
         }
         self.segments.push(segment);
@@ -455,53 +472,76 @@ impl Recovered {
         payload: &[u8],
     ) -> Result<(), FormatError> {
         let mut items = PayloadReader::new(payload, frame.header.records)?;
-        let mut extents: HashMap<InstanceId, (Seq, Seq, u64)> = HashMap::new();
+        let mut extents: Vec<Extent> = items.slots().iter().map(Extent::new).collect();
         while let Some(item) = items.next_item()? {
             match item {
-                Item::Note(note) => self.apply_note(note),
+                Item::Note(note) => {
+                    // It may be about an instance that the records before it belong to.
+                    extents.iter_mut().for_each(|extent| self.take_run(extent));
+                    self.apply_note(note);
+                }
                 Item::Record(record) => {
                     self.records += 1;
-                    self.apply_record(&record, payload)?;
-                    let own = crate::codec::len64(record.body.len());
-                    let extent = extents
-                        .entry(record.slot.instance)
-                        .or_insert((record.seq, record.seq, 0));
-                    *extent = (
-                        extent.0.min(record.seq),
-                        extent.1.max(record.seq),
-                        extent.2 + own,
-                    );
+                    let extent = &mut extents[record.slot_at];
+                    if extent.run.is_none_or(|run| run.1.next() != record.seq) {
+                        self.take_run(extent);
+                    }
+                    extent.add(record.seq, crate::codec::len64(record.body.len()));
+                    if record.kind == RecordKind::Start {
+                        self.apply_start(&record, payload)?;
+                    }
                 }
             }
         }
-        for (id, (first, last, own)) in extents {
+        let mut by_id: HashMap<InstanceId, Extent> = HashMap::with_capacity(extents.len());
+        for mut extent in extents {
+            self.take_run(&mut extent);
+            // An instance has a slot for each of its terms.
+            let before = by_id.insert(extent.instance, extent);
+            if let (Some(before), Some(of)) = (before, by_id.get_mut(&extent.instance)) {
+                of.all = of.all.into_iter().chain(before.all).reduce(hull);
+                of.own += before.own;
+            }
+        }
+        for (id, extent) in by_id {
             // Rule 8: records of an instance that is not hosted here (any more) are passed over.
-            let Some(instance) = self.instances.get_mut(&id) else {
+            let (Some(instance), Some((first, last))) = (self.instances.get_mut(&id), extent.all)
+            else {
                 continue;
             };
             let max = segment.max.entry(id).or_insert(last);
             *max = last.max(*max);
             if let Some(range) = SeqRange::new(first, last) {
                 let (start, end) = (frame.header.offset, frame.header.end());
-                instance.index.add(range, segment.id, start, end, own);
+                instance
+                    .index
+                    .add(range, segment.id, start, end, extent.own);
             }
         }
         Ok(())
     }
 
-    fn apply_record(&mut self, record: &RecordItem, payload: &[u8]) -> Result<(), FormatError> {
+    /// The run of Seqs is here.
+    fn take_run(&mut self, extent: &mut Extent) {
+        let run = extent.run.take();
+        let range = run.and_then(|(first, last)| SeqRange::new(first, last));
+        if let Some(range) = range
+            && let Some(instance) = self.instances.get_mut(&extent.instance)
+        {
+            instance.has.insert_range(range);
+        }
+    }
+
+    fn apply_start(&mut self, record: &RecordItem, payload: &[u8]) -> Result<(), FormatError> {
         let Some(instance) = self.instances.get_mut(&record.slot.instance) else {
             return Ok(());
         };
-        instance.has.insert(record.seq);
-        if record.kind == RecordKind::Start {
-            let start = StartBody::decode(&record.unpack(payload)?)?;
-            forget_lost(&mut instance.entry.notes, &start, record.slot);
-            note_term(&mut instance.entry.terms, record.slot.term, record.seq);
-            if let Some(void) = start.void {
-                instance.voids.insert_range(void);
-                instance.has.insert_range(void);
-            }
+        let start = StartBody::decode(&record.unpack(payload)?)?;
+        forget_lost(&mut instance.entry.notes, &start, record.slot);
+        note_term(&mut instance.entry.terms, record.slot.term, record.seq);
+        if let Some(void) = start.void {
+            instance.voids.insert_range(void);
+            instance.has.insert_range(void);
         }
         Ok(())
     }
@@ -555,6 +595,39 @@ impl Recovered {
             (_, _) => {}
         }
     }
+}
+
+/// What a frame holds of one slot.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    instance: InstanceId,
+    /// The last Seqs, next to each other, that are not noted yet.
+    run: Option<(Seq, Seq)>,
+    /// The least and the greatest Seq.
+    all: Option<(Seq, Seq)>,
+    /// Bytes of bodies.
+    own: u64,
+}
+
+impl Extent {
+    const fn new(slot: &Slot) -> Self {
+        Self {
+            instance: slot.instance,
+            run: None,
+            all: None,
+            own: 0,
+        }
+    }
+
+    fn add(&mut self, seq: Seq, own: u64) {
+        self.run = Some((self.run.map_or(seq, |run| run.0), seq));
+        self.all = Some(self.all.map_or((seq, seq), |all| hull(all, (seq, seq))));
+        self.own += own;
+    }
+}
+
+fn hull(one: (Seq, Seq), other: (Seq, Seq)) -> (Seq, Seq) {
+    (one.0.min(other.0), one.1.max(other.1))
 }
 
 impl RecoveredInstance {

@@ -27,11 +27,32 @@ pub(crate) fn read_file(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
     read_range(file, 0..len)
 }
 
+/// Reads a whole file into `bytes`, which has room from the one before.
+pub(crate) fn read_file_into(file: &dyn StorageFile, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let len = file.len()?;
+    read_range_into(file, 0..len, bytes)
+}
+
 /// Reads a range of a file, or less where the file ends.
 pub(crate) fn read_range(file: &dyn StorageFile, range: Range<u64>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read_range_into(file, range, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a range of a file, or less where the file ends, into `bytes`, which has room from the one before.
+pub(crate) fn read_range_into(
+    file: &dyn StorageFile,
+    range: Range<u64>,
+    bytes: &mut Vec<u8>,
+) -> io::Result<()> {
     let len = usize::try_from(range.end.saturating_sub(range.start))
         .map_err(|_| io::Error::other("a log segment larger than memory"))?;
-    let mut bytes = vec![0; len];
+    if bytes.is_empty() {
+        // Zeros from the system cost nothing yet.
+        *bytes = vec![0; len];
+    }
+    bytes.resize(len, 0);
     let mut done = 0;
     while done < len {
         let got = file.read_at(range.start + crate::codec::len64(done), &mut bytes[done..])?;
@@ -41,7 +62,7 @@ pub(crate) fn read_range(file: &dyn StorageFile, range: Range<u64>) -> io::Resul
         done += got;
     }
     bytes.truncate(done);
-    Ok(bytes)
+    Ok(())
 }
 
 /// A whole frame: header and payload match their checksums.
