@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use super::index::Index;
 use super::repair::forget_lost;
-use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past, read_file};
+use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past};
+use super::scan::{read_file, read_range};
 use super::scan::{segment_id, segment_name};
 use crate::codec::FormatError;
 use crate::error::{Damage, DamageKind, OpenError};
-use crate::format::frame::{MAGIC, Position, VERSION};
+use crate::format::frame::{HEADER_LEN, Header, MAGIC, Position, VERSION};
 use crate::format::head::{Head, RosterEntry};
 use crate::format::notes::LocalNote;
 use crate::format::payload::{Item, PayloadReader, RecordItem};
@@ -163,7 +164,7 @@ fn read_head(storage: &dyn Storage, id: u64) -> Result<Result<Candidate, Vec<u8>
     let file = storage
         .open(&segment_name(id))
         .map_err(io_error("open", id))?;
-    let bytes = read_file(&*file).map_err(io_error("read", id))?;
+    let bytes = read_first_frame(&*file).map_err(io_error("read", id))?;
     match probe(&bytes, 0, id, 0) {
         // R5: written by a newer version.
         Probe::Newer(found) => Err(OpenError::NewerFormat {
@@ -187,7 +188,16 @@ fn read_head(storage: &dyn Storage, id: u64) -> Result<Result<Candidate, Vec<u8>
                 frame,
             }))
         }
-        _ => Ok(Err(bytes)),
+        _ => Ok(Err(read_file(&*file).map_err(io_error("read", id))?)),
+    }
+}
+
+/// As much of a segment as its first frame takes, as its header says.
+fn read_first_frame(file: &dyn StorageFile) -> std::io::Result<Vec<u8>> {
+    let header = read_range(file, 0..HEADER_LEN)?;
+    match Header::decode(&header) {
+        Ok((header, _)) => read_range(file, 0..header.end().min(file.len()?)),
+        Err(_) => Ok(header),
     }
 }
 
