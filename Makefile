@@ -13,8 +13,8 @@ SELECTION := --release --workspace --locked
 
 # Flags for `make demo`, `make bench` and `make compare`, for example: make demo ARGS="--writers 16 --json"
 ARGS ?=
-# For `make fuzz`: which target, and for how long.
-FUZZ_TARGET ?= log_ops
+# For `make fuzz`: which target, none for all of them, and for how long each.
+FUZZ_TARGET ?=
 FUZZ_SECONDS ?= 60
 # For `make soak`: the first round's seed, and how many operations.
 SOAK_SEED ?= 1
@@ -61,21 +61,13 @@ bench-criterion: ## criterion benches of the log and the engine
 	@./.ci/setup
 	$(CARGO) bench --workspace --locked --profile release --bench engine
 
-# The fuzzer wants unstable compiler flags, and gets them from the stable compiler.
-fuzz = PATH="$(TOOLS)/bin:$$PATH" RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
-
 .PHONY: fuzz
-fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz one target (FUZZ_TARGET=log_ops FUZZ_SECONDS=60)
-	@mkdir -p "target/fuzz-corpus/$(FUZZ_TARGET)"
-	$(fuzz) run --features libfuzzer -s none --target-dir target/fuzz "$(FUZZ_TARGET)" \
-	    "target/fuzz-corpus/$(FUZZ_TARGET)" "fuzz/corpus/$(FUZZ_TARGET)" \
-	    -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=600
+fuzz: $(TOOLS)/bin/cargo-fuzz ## fuzz every target, or one (FUZZ_TARGET=log_ops FUZZ_SECONDS=60)
+	@PATH="$(TOOLS)/bin:$$PATH" ./.ci/fuzz "$(FUZZ_SECONDS)" $(FUZZ_TARGET)
 
 .PHONY: fuzz-smoke
 fuzz-smoke: $(TOOLS)/bin/cargo-fuzz ## fuzz every target for a few seconds
-	@for target in $$($(fuzz) list); do
-	    $(MAKE) -s fuzz FUZZ_TARGET="$$target" FUZZ_SECONDS=15
-	done
+	@PATH="$(TOOLS)/bin:$$PATH" ./.ci/fuzz 5
 
 $(TOOLS)/bin/cargo-fuzz:
 	@$(CARGO) install cargo-fuzz --locked --root "$(TOOLS)"

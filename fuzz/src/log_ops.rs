@@ -14,6 +14,7 @@
 //! every byte string is one.
 
 mod checks;
+pub mod faults;
 mod model;
 mod world;
 
@@ -24,6 +25,11 @@ use crate::input::Input;
 
 /// More than this tells nothing new and only slows the fuzzer.
 const MAX_OPS: usize = 200;
+
+/// How many operations [`step`] knows.
+const OPS: u8 = 24;
+/// The header's bit of how the run ends; the lower ones choose options.
+const CRASHES_AT_END: u8 = 0x10;
 
 /// Runs one input.
 ///
@@ -36,18 +42,23 @@ pub fn run(data: &[u8]) {
     };
     let mut world = World::new(header);
     for _ in 0..MAX_OPS {
-        if step(&mut world, &mut input).is_none() {
+        let done = input
+            .below(OPS)
+            .and_then(|op| step(&mut world, op, &mut input));
+        if done.is_none() {
             break;
         }
     }
-    // Whatever was promised by now must survive the worst.
-    world.restart(Restart::Crash { seed: None });
-    world.restart(Restart::Close);
+    // Whatever was promised by now must survive the worst, or a close.
+    world.restart(if header & CRASHES_AT_END != 0 {
+        Restart::Crash { seed: None }
+    } else {
+        Restart::Close
+    });
 }
 
 /// One operation; `None` at the input's end.
-fn step(world: &mut World, input: &mut Input<'_>) -> Option<()> {
-    let op = input.below(24)?;
+fn step(world: &mut World, op: u8, input: &mut Input<'_>) -> Option<()> {
     let which = usize::from(input.byte()?);
     match op {
         0 => world.host(which, input.byte()?),

@@ -539,9 +539,6 @@ impl World {
 
     /// Something will fail soon: by the kind a crash, an error, a full disk or a half-written frame.
     pub(super) fn arm(&mut self, kind: u8, nth: u8) {
-        if self.failed {
-            return;
-        }
         let nth = 1 + nth % 24;
         let text = match kind % 8 {
             0..=3 => format!("on(change)&nth({nth}):crash"),
@@ -550,12 +547,24 @@ impl World {
             6 => format!("on(write)&nth({nth}):short"),
             _ => format!("on(create)&nth({}):enospc", 1 + nth % 3),
         };
-        let injector: Injector = text.parse().expect("a well-formed injector");
-        self.storage.set_injector(Some(injector));
+        self.inject(&text);
+    }
+
+    pub(super) fn inject(&mut self, text: &str) {
+        if !self.failed {
+            let injector: Injector = text.parse().expect("a well-formed injector");
+            self.storage.set_injector(Some(injector));
+        }
     }
 
     /// Closes or crashes, opens again, and compares everything.
     pub(super) fn restart(&mut self, how: Restart) {
+        self.stop(how);
+        self.open(how);
+    }
+
+    /// Closes or crashes. What is left is not open, has no fault armed, and room.
+    fn stop(&mut self, how: Restart) {
         let log = self.log.take().expect("open outside restart");
         let crashed = match how {
             Restart::Close => {
@@ -581,10 +590,12 @@ impl World {
         }
         match next {
             Some(next) => self.storage = next,
-            None => {
-                self.storage.set_injector(None);
-            }
+            None => self.storage.set_injector(None),
         }
+        self.storage.set_capacity(None);
+    }
+
+    fn open(&mut self, how: Restart) {
         let opened = Log::open(Arc::new(self.storage.clone()), self.options.clone());
         let (log, _) = opened.unwrap_or_else(|error| panic!("opening after {how:?}: {error}"));
         for handle in log.instances() {
@@ -600,5 +611,82 @@ impl World {
         for slot in 0..SLOTS {
             self.compare(slot);
         }
+    }
+
+    /// As [`World::restart`], but before it is opened for good, the log is opened and closed under a fault. What that
+    /// gives is promised to nobody; what was promised before must be there all the same.
+    pub(super) fn restart_under(&mut self, how: Restart, fault: &str, seed: u64) {
+        self.stop(how);
+        let before = self.storage.fired();
+        let injector: Injector = fault.parse().expect("a well-formed injector");
+        self.storage.set_injector(Some(injector));
+        let opened = Log::open(Arc::new(self.storage.clone()), self.options.clone());
+        let failed = match opened {
+            Ok((log, _)) => log.close().err().map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = failed {
+            assert!(
+                self.storage.fired() > before,
+                "opening and closing failed without a fault: {error}"
+            );
+        }
+        if self.storage.is_powered_off() {
+            self.storage = self.storage.crash(Survival::Seeded(seed));
+        }
+        self.storage.set_injector(None);
+        self.open(how);
+    }
+
+    /// A poisoned log stays so when the device is well again: nothing is written any more, reads go on.
+    pub(super) fn check_poisoned(&mut self) {
+        self.settle();
+        if self.storage.is_powered_off() || self.log().status().poisoned.is_none() {
+            return;
+        }
+        self.failed = true;
+        self.storage.set_injector(None);
+        let changes = self.storage.change_count();
+        let poisoned = |result: Result<Seq, LogError>| {
+            assert!(
+                matches!(result, Err(LogError::Poisoned { .. })),
+                "a poisoned log took a write: {result:?}"
+            );
+        };
+        for model in self.slots.iter().flatten() {
+            let Some(handle) = self.log().instance(model.id) else {
+                continue;
+            };
+            if model.owner && model.term.is_some() && model.gate_open {
+                let body = Bytes::from_static(b"late");
+                let submitted = handle.submit(
+                    RecordKind::Batch,
+                    body,
+                    Durability::Buffered,
+                    Inline::Allowed,
+                );
+                poisoned(submitted.and_then(Submitted::wait));
+            }
+            poisoned(
+                handle
+                    .put_note("late", Bytes::from_static(b"x"))
+                    .and_then(Submitted::wait),
+            );
+            for seq in model.sure.range(model.may_be_gone.next()..) {
+                let read: Vec<_> = handle.read(SeqRange::single(*seq)).collect();
+                assert!(
+                    matches!(&read[..], [Ok(record)] if Some(record) == model.there.get(seq)),
+                    "the poisoned log gives {read:?} for the durable Seq {seq}"
+                );
+            }
+        }
+        poisoned(self.log().sync().map(|()| Seq::ZERO));
+        assert_eq!(self.storage.change_count(), changes, "a poisoned log wrote");
+    }
+
+    /// From now on files may take so many bytes more; `None` is no limit.
+    pub(super) fn limit_room(&mut self, more: Option<u64>) {
+        let used: u64 = self.log().status().bytes;
+        self.storage.set_capacity(more.map(|more| used + more));
     }
 }

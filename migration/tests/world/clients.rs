@@ -6,9 +6,6 @@ use watershed_wal::{Epoch, LogDigest, Record, RecordKind, Seq, Term};
 
 use super::{Ev, Read, World};
 
-/// Until when clients write and read.
-const CLIENTS_END: u64 = 3_000;
-
 pub(super) fn record(term: Term, seq: u64) -> Record {
     Record::new(
         term,
@@ -86,7 +83,7 @@ impl World {
                 newest: Seq(newest),
             });
         }
-        if self.now < CLIENTS_END {
+        if self.now < self.clients_until {
             self.after(2, Ev::Clients);
         }
     }

@@ -77,6 +77,7 @@ impl World {
                     certificate.f, certificate.verdict
                 ));
                 self.certified = Some(certificate);
+                self.just_certified = true;
             }
             Action::Finish(outcome) => {
                 assert!(

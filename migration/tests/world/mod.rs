@@ -15,7 +15,7 @@ mod placement;
 mod source;
 mod target;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use watershed_migration::machine::{Event, Machine, Operator, Outcome, Peer};
 use watershed_migration::source::{CallId, SourceEvent};
@@ -134,6 +134,8 @@ pub(crate) enum Ev {
 pub(crate) struct World {
     pub(crate) now: u64,
     order: u64,
+    /// Choices that come before those of the seed.
+    chosen: VecDeque<u8>,
     rng: u64,
     pub(crate) faults: Faults,
     pub(crate) bug: Option<Bug>,
@@ -154,6 +156,8 @@ pub(crate) struct World {
     pub(crate) reads: Vec<Read>,
     pub(crate) change: Option<Change>,
     pub(crate) certified: Option<Box<Certificate>>,
+    /// In this step.
+    pub(crate) just_certified: bool,
     /// Whom to crash when a driver shows a phase for so many times.
     pub(crate) crash_at: Option<(Who, Phase, u32)>,
     pub(crate) abort_at: Option<Phase>,
@@ -162,6 +166,8 @@ pub(crate) struct World {
     pub(crate) slow_attempts: u32,
     /// How long the copy of the checkpoint takes.
     pub(crate) copy_ms: u64,
+    /// Until when clients write and read.
+    pub(crate) clients_until: u64,
     loud: bool,
 }
 
@@ -179,6 +185,7 @@ impl World {
         let mut world = Self {
             now: 0,
             order: 0,
+            chosen: VecDeque::new(),
             rng: seed,
             faults,
             bug: None,
@@ -197,12 +204,14 @@ impl World {
             reads: Vec::new(),
             change: None,
             certified: None,
+            just_certified: false,
             crash_at: None,
             abort_at: None,
             takeover_at: None,
             slow_ms: 0,
             slow_attempts: 0,
             copy_ms: 0,
+            clients_until: 3_000,
             loud: false,
         };
         world.after(0, Ev::Start(0));
@@ -216,7 +225,17 @@ impl World {
         self
     }
 
+    /// Makes these choices before those of the seed: a fuzzer's.
+    pub(crate) fn choosing(mut self, chosen: &[u8]) -> Self {
+        self.chosen = chosen.iter().copied().collect();
+        self
+    }
+
     pub(crate) fn random(&mut self) -> u64 {
+        if let Some(byte) = self.chosen.pop_front() {
+            // Spread, so that a byte tells apart what is drawn modulo a thousand as well as modulo six.
+            return u64::from(byte) * 3_941;
+        }
         self.rng = self.rng.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.rng;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -286,6 +305,7 @@ impl World {
             self.now = now;
             self.reads.clear();
             self.change = None;
+            self.just_certified = false;
             self.step(ev);
             look(self)?;
         }

@@ -9,9 +9,12 @@
 //!          | note                                                     (kind u8 from 64 on)
 //! ```
 
+use std::cell::RefCell;
+use std::io;
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes};
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::notes::{FIRST_NOTE_KIND, LocalNote};
 use crate::codec::{FormatError, MAX_VARINT, Reader, len64, put_varint};
@@ -44,7 +47,7 @@ impl Stored {
     /// Compresses a body from `from_bytes` on, and keeps that only if it saves an eighth.
     pub(crate) fn new(body: &Bytes, from_bytes: usize) -> Self {
         let packed = (body.len() >= from_bytes)
-            .then(|| zstd::bulk::compress(body, 1).ok())
+            .then(|| compress(body).ok())
             .flatten();
         match packed {
             Some(packed) if packed.len() <= body.len() - body.len() / 8 => Self::Zstd {
@@ -60,6 +63,34 @@ impl Stored {
             Self::Raw(bytes) | Self::Zstd { bytes, .. } => bytes.len(),
         }
     }
+}
+
+/// A thread's zstd contexts: making one takes longer than compressing or decompressing a body.
+struct Contexts {
+    compressor: Option<Compressor<'static>>,
+    decompressor: Option<Decompressor<'static>>,
+}
+
+thread_local! {
+    static CONTEXTS: RefCell<Contexts> = const {
+        RefCell::new(Contexts { compressor: None, decompressor: None })
+    };
+}
+
+fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
+    CONTEXTS.with_borrow_mut(|contexts| match &mut contexts.compressor {
+        Some(compressor) => compressor.compress(body),
+        none => none.insert(Compressor::new(1)?).compress(body),
+    })
+}
+
+fn decompress(stored: &[u8], raw_len: usize) -> io::Result<Vec<u8>> {
+    CONTEXTS.with_borrow_mut(|contexts| match &mut contexts.decompressor {
+        Some(decompressor) => decompressor.decompress(stored, raw_len),
+        none => none
+            .insert(Decompressor::new()?)
+            .decompress(stored, raw_len),
+    })
 }
 
 /// Writes a payload; the slots must be known first.
@@ -161,7 +192,7 @@ impl RecordItem {
         let Some(raw_len) = self.raw_len else {
             return Ok(Bytes::copy_from_slice(stored));
         };
-        match zstd::bulk::decompress(stored, raw_len) {
+        match decompress(stored, raw_len) {
             Ok(raw) if raw.len() == raw_len => Ok(raw.into()),
             _ => Err(invalid),
         }

@@ -161,6 +161,16 @@ impl Chain {
     }
 }
 
+/// All but the zero blocks at the end, in which no header starts: a segment is made of zeros and filled once, so
+/// that most of the last one is still empty.
+fn without_zero_end(bytes: &[u8]) -> &[u8] {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let is_zero = |block: &&[u8]| **block == ZEROS[..block.len()];
+    let blocks = bytes.rchunks(ZEROS.len()).take_while(is_zero);
+    let zeros: usize = blocks.map(<[u8]>::len).sum();
+    &bytes[..bytes.len() - zeros]
+}
+
 /// Every whole header of this segment at or after `from`, wherever it stands, in order.
 pub(crate) fn headers_from(
     bytes: &[u8],
@@ -168,10 +178,11 @@ pub(crate) fn headers_from(
     nonce: Option<u64>,
     from: u64,
 ) -> impl Iterator<Item = Header> {
+    let used = without_zero_end(bytes);
     let start = usize::try_from(align8(from))
         .unwrap_or(usize::MAX)
-        .min(bytes.len());
-    bytes[start..]
+        .min(used.len());
+    used[start..]
         .chunks(8)
         .enumerate()
         .filter(|(_, chunk)| chunk.starts_with(&MAGIC))
