@@ -43,7 +43,8 @@ pub struct MigrationConfig {
     pub hold: bool,
     /// A bound of the copy's speed; `None` is unbounded.
     pub rate_bytes_per_s: Option<u64>,
-    /// How much log the source may have to keep for this migration, in bytes.
+    /// How much log the source may have to keep for this migration, in bytes; at most half of its log's limit, so that
+    /// the hold ends before the source has to refuse writes.
     pub hold_bytes: u64,
     /// How long the source may have to keep log for this migration, in milliseconds.
     pub hold_ms: u64,
