@@ -26,7 +26,7 @@ const MAX_APPLIERS: usize = 8;
 pub(super) fn replay(log: &Log, copies: &[Arc<Hosted>]) -> Result<(), Error> {
     let behind: Vec<_> = copies
         .iter()
-        .filter_map(|hosted| Behind::new(hosted))
+        .filter_map(Behind::new)
         .collect();
     if behind.is_empty() {
         return Ok(());
