@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use watershed_migration::machine::{
     Action, CallError, Event, Machine, Operator, Outcome, Progress, Timer,
@@ -140,8 +140,12 @@ impl Run {
         loop {
             while let Some(action) = machine.next_action() {
                 if let Action::Finish(outcome) = action {
-                    self.finish(&machine, outcome);
-                    return;
+                    let served = machine.progress().phase >= Phase::Cleanup;
+                    if served && matches!(outcome, Outcome::Superseded { .. }) {
+                        drop(permit.take());
+                        return self.until_over(&machine, changes).await;
+                    }
+                    return self.finish(&machine, outcome);
                 }
                 self.act(action).await;
             }
@@ -167,12 +171,7 @@ impl Run {
                     Event::Timer(timer)
                 }
                 Input::Fired(..) => continue,
-                Input::Over => {
-                    let mut progress = machine.progress().clone();
-                    progress.phase = Phase::Done;
-                    self.tell(progress).await;
-                    return self.finish(&machine, Outcome::Done);
-                }
+                Input::Over => return self.over(&machine).await,
             };
             machine.handle(self.clock.now(), event);
             while self.beside.try_join_next().is_some() {}
@@ -313,6 +312,33 @@ impl Run {
             };
             let _ = inbox.send(Input::Event(Box::new(event)));
         });
+    }
+
+    /// Another driver carries the Cleanup out: who waits here waits for that.
+    async fn until_over(mut self, machine: &Machine, mut changes: watch::Receiver<u64>) {
+        loop {
+            self.look_whether_over();
+            tokio::select! {
+                input = self.events.recv() => match input {
+                    Some(Input::Over) => return self.over(machine).await,
+                    Some(_) => {}
+                    None => return,
+                },
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            }
+            while self.beside.try_join_next().is_some() {}
+        }
+    }
+
+    async fn over(&self, machine: &Machine) {
+        let mut progress = machine.progress().clone();
+        progress.phase = Phase::Done;
+        self.tell(progress).await;
+        self.finish(machine, Outcome::Done);
     }
 
     /// In Cleanup another node may take over, since the shard is to move again; who waits here is told of the end.

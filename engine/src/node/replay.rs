@@ -24,10 +24,7 @@ const MAX_APPLIERS: usize = 8;
 /// # Errors
 /// The first that a store or the log gives; it names the shard.
 pub(super) fn replay(log: &Log, copies: &[Arc<Hosted>]) -> Result<(), Error> {
-    let behind: Vec<_> = copies
-        .iter()
-        .filter_map(|hosted| Behind::new(hosted))
-        .collect();
+    let behind: Vec<_> = copies.iter().filter_map(Behind::new).collect();
     if behind.is_empty() {
         return Ok(());
     }
