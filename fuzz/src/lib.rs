@@ -2,15 +2,10 @@
 //!
 //! A target is a module with `run(data)`, which panics on a finding. Each has a model or a law to hold the code
 //! against, not only "does not panic". `fuzz_targets/` wraps them for libFuzzer; `tests/corpus.rs` runs every
-//! committed input through them, and holds the generator of the first ones.
+//! committed input through them, and `tests/seeds` makes the first ones.
 //!
-//! With `cargo install cargo-fuzz`, from the workspace's root; what the fuzzer adds goes to the first folder:
-//!
-//! ```text
-//! mkdir -p target/fuzz-corpus/log_ops
-//! RUSTC_BOOTSTRAP=1 cargo fuzz run --features libfuzzer -s none --target-dir target/fuzz log_ops \
-//!     target/fuzz-corpus/log_ops fuzz/corpus/log_ops -- -max_total_time=120 -timeout=20 -max_len=600
-//! ```
+//! `make fuzz` runs them all, `make fuzz FUZZ_TARGET=log_ops FUZZ_SECONDS=600` one of them for longer. A finding is an
+//! input under `target/fuzz-findings`; with a name that says what it showed it moves to the target's corpus and stays.
 //!
 //! **Invariant:** knows `watershed-wal` and `watershed-migration` only, so that no fuzz build compiles RocksDB.
 #![forbid(unsafe_code)]

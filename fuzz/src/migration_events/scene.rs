@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use watershed_migration::messages::{RefusedKind, Request, Response};
+use watershed_migration::messages::{Request, Response};
 use watershed_migration::source::{
     CallId, DrainedMarks, Hosting, SourceAction, SourceEvent, SourceNote, SourceRole, SourceTimer,
 };
@@ -354,6 +354,7 @@ impl Scene {
 
     fn source_event(&mut self, event: SourceEvent) {
         let before = self.source.role.state_name();
+        let asked = matches!(event, SourceEvent::Request { .. });
         let actions = self.source.role.handle(Now(self.now), event);
         self.source.seen = self.source.role.seen();
         // Law 6.
@@ -363,7 +364,7 @@ impl Scene {
                 ..
             },
         ] = &actions[..]
-            && refused.kind != RefusedKind::Failed
+            && asked
         {
             assert_eq!(before, self.source.role.state_name(), "{refused:?}");
         }
@@ -372,6 +373,7 @@ impl Scene {
 
     fn target_event(&mut self, event: TargetEvent) {
         let before = self.target.role.state_name();
+        let asked = matches!(event, TargetEvent::Request { .. });
         let actions = self.target.role.handle(event);
         self.target.seen = self.target.role.seen();
         if let [
@@ -380,7 +382,7 @@ impl Scene {
                 ..
             },
         ] = &actions[..]
-            && !matches!(refused.kind, RefusedKind::Failed | RefusedKind::Unknown)
+            && asked
         {
             assert_eq!(before, self.target.role.state_name(), "{refused:?}");
         }

@@ -340,6 +340,12 @@ pub(super) fn events() -> Vec<Vec<u8>> {
         inputs.push([&[1], &Noise(400 + seed).bytes(300)[..]].concat());
         inputs.push([&[0], &Noise(500 + seed).bytes(300)[..]].concat());
     }
+    // The note is not made durable; the deletion is asked for before the placement decided it.
+    let shipped: &[u8] = &[13, 7, 4, 4, 0, 0];
+    let failing: &[u8] = &[14, 15, 0, 8, 0, 0];
+    inputs.push([&drained, shipped, ANSWER, failing, ANSWER, ANSWER].concat());
+    let undecided: &[u8] = &[11, 15, 0, 0, 12, 0, 0];
+    inputs.push([&serving, undecided, SOURCE_READS, ANSWER, ANSWER].concat());
     inputs
 }
 
