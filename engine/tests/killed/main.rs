@@ -161,7 +161,7 @@ fn a_long_tail_of_many_shards_is_replayed_whole_also_after_kills_within_the_repl
 /// The bodies of the tail are some 300 MiB.
 #[test]
 fn opening_does_not_hold_the_log_in_memory() {
-    const LIMIT_MIB: u64 = 180;
+    const LIMIT_MIB: u64 = 240;
     let dir = tempfile::tempdir().unwrap();
     let mut random = Random::seeded("memory");
     let mut process = Process::start("tail-large", dir.path(), 0, &mut random);
