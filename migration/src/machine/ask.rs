@@ -309,7 +309,9 @@ impl Machine {
                 Request::Quiesce {
                     env,
                     revision: self.record.revision,
-                    pause_max_ms: facts.reserve.bound_ms(self.config.config().pause_max_ms),
+                    pause_max_ms: facts
+                        .reserve
+                        .bound_ms(self.config.config().pause_max_ms, env.attempt.0),
                 },
             ),
             Step::Drain => (Peer::Source, Request::Drain { env }),

@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
-
 use super::boundary::Boundary;
 use super::cluster::{Cluster, Move};
 use super::tally::{Period, Tally};
@@ -16,10 +14,12 @@ use crate::cli::output::{bytes, micros, thousands};
 use crate::cli::progress::Watch;
 use crate::migration::machine::Progress;
 use crate::migration::{Certificate, MigrationConfig, Phase};
-use crate::{Error, Migration};
+use crate::{Engine, Error, Migration};
 
 /// Moves that start together.
 const TOGETHER: usize = 2;
+/// How often a move is tried again with twice the pause: up to eight times what was asked for.
+const LONGER_PAUSES: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A move and what observes it.
@@ -62,17 +62,13 @@ pub(super) async fn run(
     for (pair, moves) in (0u64..).zip(moves.chunks(together)) {
         until_acknowledged(tally, writes.saturating_mul(pair) / last).await;
         for moving in moves {
-            let migration = start(cluster, moving, config, tally, watch)?;
-            serving.push((
-                moving.step,
-                migration.clone(),
-                until_serving(cluster, moving.step, migration, watch),
-            ));
+            let mover = Mover::new(cluster, moving, config, tally, watch);
+            serving.push((moving.step, tokio::spawn(mover.serve())));
         }
     }
     let mut finishing = Vec::new();
-    for (step, migration, certificate) in serving {
-        let certificate = certificate
+    for (step, served) in serving {
+        let (migration, certificate) = served
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         finishing.push((step, migration, certificate));
@@ -102,71 +98,93 @@ async fn until_acknowledged(tally: &Tally, count: u64) {
     }
 }
 
-fn start(
-    cluster: &Cluster,
-    moving: &Moving,
-    config: &MigrationConfig,
-    tally: &Arc<Tally>,
-    watch: &Watch,
-) -> Result<Migration, Error> {
-    let Move {
-        shard,
-        source,
-        target,
-    } = moving.step;
-    let (tally, boundary) = (tally.clone(), moving.boundary.clone());
-    let work = watch.work(&format!(
-        "shard {shard:>3} {} -> {}",
-        cluster.name(source),
-        cluster.name(target)
-    ));
-    let observer = move |progress: &Progress| {
-        tally.enter(shard, progress.phase);
-        boundary.enter(progress.phase);
-        match progress.phase {
-            Phase::BulkCopy => work.at(progress.copied_bytes, progress.total_bytes, || {
-                format!(
-                    "bulk-copy, {} of {}",
-                    bytes(progress.copied_bytes),
-                    bytes(progress.total_bytes)
-                )
-            }),
-            phase => work.now(|| format!("{phase}, lag {} records", thousands(progress.lag))),
-        }
-    };
-    cluster
-        .engine(source)
-        .migrate(shard)
-        .to(cluster.name(target))
-        .config(config.clone())
-        .observer(Arc::new(observer))
-        .start()
+/// What starts one move, and starts it again where it was given up.
+struct Mover {
+    engine: Engine,
+    step: Move,
+    to: String,
+    names: String,
+    config: MigrationConfig,
+    observer: Arc<dyn Fn(&Progress) + Send + Sync>,
+    watch: Watch,
 }
 
-/// Waits until the target serves, and says so.
-fn until_serving(
-    cluster: &Cluster,
-    step: Move,
-    migration: Migration,
-    watch: &Watch,
-) -> JoinHandle<Result<Certificate, Error>> {
-    let names = format!(
-        "{} -> {}",
-        cluster.name(step.source),
-        cluster.name(step.target)
-    );
-    let watch = watch.clone();
-    tokio::spawn(async move {
-        let certificate = migration.await?;
+impl Mover {
+    fn new(
+        cluster: &Cluster,
+        moving: &Moving,
+        config: &MigrationConfig,
+        tally: &Arc<Tally>,
+        watch: &Watch,
+    ) -> Self {
+        let step = moving.step;
+        let shard = step.shard;
+        let (from, to) = (cluster.name(step.source), cluster.name(step.target));
+        let (tally, boundary) = (tally.clone(), moving.boundary.clone());
+        let work = watch.work(&format!("shard {shard:>3} {from} -> {to}"));
+        let observer = move |progress: &Progress| {
+            tally.enter(shard, progress.phase);
+            boundary.enter(progress.phase);
+            match progress.phase {
+                Phase::BulkCopy => work.at(progress.copied_bytes, progress.total_bytes, || {
+                    format!(
+                        "bulk-copy, {} of {}",
+                        bytes(progress.copied_bytes),
+                        bytes(progress.total_bytes)
+                    )
+                }),
+                phase => work.now(|| format!("{phase}, lag {} records", thousands(progress.lag))),
+            }
+        };
+        Self {
+            engine: cluster.engine(step.source).clone(),
+            step,
+            names: format!("{from} -> {to}"),
+            to: to.to_owned(),
+            config: config.clone(),
+            observer: Arc::new(observer),
+            watch: watch.clone(),
+        }
+    }
+
+    /// Moves the shard; returns when the target serves, and says so. On a machine where no attempt fits into the pause
+    /// it tries again with a longer one, as an operator would, and says that, too.
+    async fn serve(mut self) -> Result<(Migration, Certificate), Error> {
+        let shard = self.step.shard;
+        for _ in 0..LONGER_PAUSES {
+            match self.once().await {
+                Err(Error::MigrationAborted { reason, .. }) => {
+                    self.config.pause_max_ms *= 2;
+                    self.watch.say(&format!(
+                        "shard {shard:>3} {}: {reason}; trying again with a pause of at most {} ms",
+                        self.names, self.config.pause_max_ms
+                    ));
+                }
+                ended => return ended,
+            }
+        }
+        self.once().await
+    }
+
+    async fn once(&self) -> Result<(Migration, Certificate), Error> {
+        let migration = self
+            .engine
+            .migrate(self.step.shard)
+            .to(self.to.clone())
+            .config(self.config.clone())
+            .observer(self.observer.clone())
+            .start()?;
+        let certificate = migration.clone().await?;
         let size: u64 = certificate.files.iter().map(|file| file.len).sum();
         let pause = certificate
             .pause_us
             .map_or_else(|| "of unknown length".to_owned(), micros);
-        watch.say(&format!(
-            "shard {:>3} {names}: {} copied, pause {pause}",
-            step.shard,
+        self.watch.say(&format!(
+            "shard {:>3} {}: {} copied, pause {pause}",
+            self.step.shard,
+            self.names,
             bytes(size)
         ));
-        Ok(certificate)
-    })
+        Ok((migration, certificate))
+    }
 }
