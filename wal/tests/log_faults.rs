@@ -1,5 +1,7 @@
 //! Full disks, failing devices, busy queues, many threads, and closing under all of it.
 
+mod small;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,38 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use watershed_wal::mem::{Injector, MemStorage, Survival};
 use watershed_wal::{
-    CommitSink, Committed, DirStorage, Durability, Epoch, Inline, InstanceId, InstanceLog, Log,
-    LogError, LogOptions, RecordKind, Seq, SeqRange, ShardId, Term, verify,
+    CommitSink, Committed, DirStorage, Durability, Inline, InstanceId, Log, LogError, LogOptions,
+    RecordKind, Seq, SeqRange, verify,
 };
 
-fn options() -> LogOptions {
-    LogOptions {
-        segment_bytes: 32 << 10,
-        limit_bytes: 64 << 20,
-        buffered_sync_every: Duration::from_millis(5),
-        ..LogOptions::default()
-    }
-}
-
-fn host(log: &Log, id: u128) -> InstanceLog {
-    let shard = ShardId(id as u64);
-    let instance = log
-        .host(shard, InstanceId(id), Seq::ZERO, Vec::new())
-        .unwrap();
-    let term = Term::new(Epoch(1), 1);
-    instance
-        .start_term(term, Seq::ZERO)
-        .unwrap()
-        .wait()
-        .unwrap();
-    instance
-}
-
-fn put(log: &InstanceLog, len: usize, durability: Durability) -> Result<Seq, LogError> {
-    let body: Vec<u8> = (0..len).map(|i| (i * i + i * 17) as u8).collect();
-    log.submit(RecordKind::Batch, body.into(), durability, Inline::Allowed)?
-        .wait()
-}
+use small::{host, options, put};
 
 fn intact(storage: &MemStorage, id: u128, last: Seq) {
     let (log, _) = Log::open(Arc::new(storage.crash(Survival::None)), options()).unwrap();

@@ -1,5 +1,7 @@
 //! What a full log still does: the end of holds and hostings, and flushing, get through and free room.
 
+mod small;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,38 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use watershed_wal::mem::{MemStorage, Survival};
 use watershed_wal::{
-    Durability, Epoch, HoldBudget, Inline, InstanceId, InstanceLog, Log, LogError, LogOptions,
-    RecordKind, Seq, ShardId, Storage, StorageFile, Term,
+    Durability, HoldBudget, Inline, InstanceLog, Log, LogError, LogOptions, RecordKind, Seq,
+    Storage, StorageFile,
 };
 
-fn options() -> LogOptions {
-    LogOptions {
-        segment_bytes: 32 << 10,
-        limit_bytes: 64 << 20,
-        buffered_sync_every: Duration::from_millis(5),
-        ..LogOptions::default()
-    }
-}
-
-fn host(log: &Log, id: u128) -> InstanceLog {
-    let shard = ShardId(id as u64);
-    let instance = log
-        .host(shard, InstanceId(id), Seq::ZERO, Vec::new())
-        .unwrap();
-    let term = Term::new(Epoch(1), 1);
-    instance
-        .start_term(term, Seq::ZERO)
-        .unwrap()
-        .wait()
-        .unwrap();
-    instance
-}
-
-fn put(log: &InstanceLog, len: usize, durability: Durability) -> Result<Seq, LogError> {
-    let body: Vec<u8> = (0..len).map(|i| (i * i + i * 17) as u8).collect();
-    log.submit(RecordKind::Batch, body.into(), durability, Inline::Allowed)?
-        .wait()
-}
+use small::{host, options, put};
 
 /// Runs a call that must end, in a thread of its own: one that hangs fails the test instead of wedging it.
 fn ends<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
