@@ -9,7 +9,7 @@ use super::core::{Core, Metrics};
 use super::keeper::is_full;
 use super::recover::{Recovered, RecoveredSegment, recover};
 use super::room::{Room, Spare};
-use super::scan::{read_range, segment_name};
+use super::scan::{Chain, read_range, segment_name};
 use super::state::{Instance, Pending, Segment, State, ThreadState};
 use super::thread::Patience;
 use crate::codec::len64;
@@ -119,83 +119,28 @@ fn start(
         first_segment: recovered.segments.first().map_or(id, |_| first_segment),
         roster,
     };
-    let mut encoded = Vec::new();
-    head.encode(&mut encoded);
-    let reserve = u64::from(options.segment_bytes) / 4;
-    let len = u64::from(options.segment_bytes).max(len64(encoded.len()) * 2 + reserve);
-    let file = storage
-        .create(&segment_name(id), len)
-        .and_then(|file| storage.sync_dir().map(|()| file))
-        .map_err(|source| create_error(id, len, source))?;
-    let spare = Spare { id, file, len };
-    head.file_len = len;
-    let mut writer = Writer {
-        segment: id,
-        file: Arc::clone(&spare.file),
-        nonce: u64::try_from(InstanceId::random().0 >> 64).unwrap_or(id),
-        len,
-        end: 0,
-        checksum: before.map_or(0, |chain| chain.checksum),
-        synced: before.map_or(Position::default(), |chain| Position {
-            segment: chain.segment,
-            offset: chain.end,
-        }),
-        dirty: false,
-        buffer: Vec::new(),
-    };
+    let spare = first_spare(&*storage, &options, id, &head)?;
+    head.file_len = spare.len;
     let metrics = Metrics::default();
-    writer
-        .start_segment(&spare, &head)
-        .and_then(|()| writer.sync(&metrics))
-        .map_err(|reason| OpenError::Io {
-            op: "starting the segment",
-            file: segment_name(id),
-            source: io::Error::other(reason),
-        })?;
+    let writer = first_writer(&spare, &head, before, &metrics)?;
     let mut segments = kept_segments(recovered.segments, &by_id);
     segments.insert(
         id,
         Segment {
             file: spare.file,
             nonce: writer.nonce,
-            len,
+            len: spare.len,
             max: HashMap::new(),
         },
     );
     let room = Room {
-        current: len - writer.end,
+        current: spare.len - writer.end,
         next_id: id + 1,
         wanted: 1,
-        reserve,
+        reserve: reserve(&options),
         ..Room::default()
     };
-    let mut state = State {
-        instances,
-        by_id,
-        pending: Pending::default(),
-        taken: 0,
-        writer: Some(Box::new(writer)),
-        thread: ThreadState::Running,
-        late_close: 0,
-        patience: Patience::default(),
-        deliveries: VecDeque::new(),
-        delivering: false,
-        unsynced: Vec::new(),
-        unsynced_since: None,
-        unrecorded_since: None,
-        poison: None,
-        closing: false,
-        closed: false,
-        segments,
-        first_segment: head.first_segment,
-        room,
-        recent_order: VecDeque::new(),
-        recent_bytes: 0,
-        truncating: false,
-        removable: None,
-        endings: Vec::new(),
-        keeper_called: true,
-    };
+    let mut state = State::new(instances, by_id, writer, segments, head.first_segment, room);
     state.room.head_bytes = state.head_bound();
     state.plan_room();
     Ok(Core {
@@ -207,6 +152,101 @@ fn start(
         prepared: Condvar::new(),
         metrics,
     })
+}
+
+/// What records leave of the last segment.
+fn reserve(options: &LogOptions) -> u64 {
+    u64::from(options.segment_bytes) / 4
+}
+
+/// Makes the file of the first segment: long enough for its head and as much again.
+fn first_spare(
+    storage: &dyn Storage,
+    options: &LogOptions,
+    id: u64,
+    head: &Head,
+) -> Result<Spare, OpenError> {
+    let mut encoded = Vec::new();
+    head.encode(&mut encoded);
+    let least = len64(encoded.len()) * 2 + reserve(options);
+    let len = u64::from(options.segment_bytes).max(least);
+    let file = storage
+        .create(&segment_name(id), len)
+        .and_then(|file| storage.sync_dir().map(|()| file))
+        .map_err(|source| create_error(id, len, source))?;
+    Ok(Spare { id, file, len })
+}
+
+/// Writes the head, durably: what may have been cut behind `before` is void from then on.
+fn first_writer(
+    spare: &Spare,
+    head: &Head,
+    before: Option<Chain>,
+    metrics: &Metrics,
+) -> Result<Writer, OpenError> {
+    let mut writer = Writer {
+        segment: spare.id,
+        file: Arc::clone(&spare.file),
+        nonce: u64::try_from(InstanceId::random().0 >> 64).unwrap_or(spare.id),
+        len: spare.len,
+        end: 0,
+        checksum: before.map_or(0, |chain| chain.checksum),
+        synced: before.map_or(Position::default(), |chain| Position {
+            segment: chain.segment,
+            offset: chain.end,
+        }),
+        dirty: false,
+        buffer: Vec::new(),
+    };
+    let started = writer
+        .start_segment(spare, head)
+        .and_then(|()| writer.sync(metrics));
+    started.map_err(|reason| OpenError::Io {
+        op: "starting the segment",
+        file: segment_name(spare.id),
+        source: io::Error::other(reason),
+    })?;
+    Ok(writer)
+}
+
+impl State {
+    /// Nothing pending, nothing to deliver; the log's thread and the keeper are about to start.
+    fn new(
+        instances: Vec<Option<Instance>>,
+        by_id: HashMap<InstanceId, usize>,
+        writer: Writer,
+        segments: BTreeMap<u64, Segment>,
+        first_segment: u64,
+        room: Room,
+    ) -> Self {
+        Self {
+            instances,
+            by_id,
+            pending: Pending::default(),
+            taken: 0,
+            writer: Some(Box::new(writer)),
+            thread: ThreadState::Running,
+            late_close: 0,
+            patience: Patience::default(),
+            deliveries: VecDeque::new(),
+            delivering: false,
+            unsynced: Vec::new(),
+            unsynced_since: None,
+            unrecorded_since: None,
+            poison: None,
+            closing: false,
+            closed: false,
+            segments,
+            first_segment,
+            room,
+            recent_order: VecDeque::new(),
+            recent_bytes: 0,
+            truncating: false,
+            removable: None,
+            endings: Vec::new(),
+            keeper_called: true,
+        }
+    }
 }
 
 fn create_error(id: u64, needed: u64, source: io::Error) -> OpenError {
