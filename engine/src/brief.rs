@@ -52,7 +52,8 @@ impl Signal {
                 thread::park();
             }
         }
-        self.state.store(WAITING, Ordering::Release);
+        // Not a mere store: a second wake that it replaces must have shown what it was for to the poll that follows.
+        self.state.swap(WAITING, Ordering::AcqRel);
     }
 }
 
