@@ -14,10 +14,15 @@ impl World {
             .unwrap();
         let d = self.drivers.len();
         let name = node(&format!("d{d}"));
+        let begun = self.placement.migration.as_ref().map(|m| m.id);
         match Machine::resume(gate.clone(), self.placement.clone(), name.clone()) {
-            Some(machine) => self.drivers.push(Some(machine)),
+            Some(machine) => {
+                self.drivers.push(Some(machine));
+                self.drives.extend(begun);
+            }
             None => {
                 let id = MigrationId(1000 + d as u128);
+                self.drives.push(id);
                 let migration =
                     MigrationRecord::new(id, &self.placement, node("t"), name, &gate, "again");
                 self.drivers
@@ -103,7 +108,7 @@ impl World {
             driver: d,
             before: before.map(|report| report.phase),
             phase,
-            recorded: self.placement.migration.as_ref().map(|m| m.phase),
+            recorded: self.recorded.get(&self.drives[d]).copied(),
         });
         if let Some((who, at, times)) = &mut self.crash_at
             && *at == phase

@@ -85,7 +85,7 @@ pub(crate) struct Report {
     /// What it showed before.
     pub(crate) before: Option<Phase>,
     pub(crate) phase: Phase,
-    /// What the placement said at that moment.
+    /// What the placement last said of the driver's migration; another may have followed it since.
     pub(crate) recorded: Option<Phase>,
 }
 
@@ -145,6 +145,10 @@ pub(crate) struct World {
     pub(crate) source: Source,
     pub(crate) target: Target,
     pub(crate) drivers: Vec<Option<Machine>>,
+    /// Which migration each of them drives.
+    drives: Vec<MigrationId>,
+    /// The last phase that the placement said of each.
+    recorded: BTreeMap<MigrationId, Phase>,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) trace: Vec<String>,
     calls: BTreeMap<CallId, (usize, CallId)>,
@@ -195,6 +199,8 @@ impl World {
             source,
             target: Target::new(),
             drivers: vec![Some(machine)],
+            drives: vec![id],
+            recorded: BTreeMap::new(),
             outcomes: Vec::new(),
             trace: Vec::new(),
             calls: BTreeMap::new(),

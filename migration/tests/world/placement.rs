@@ -59,6 +59,9 @@ impl World {
         let won =
             self.placement.revision == expected || self.bug == Some(Bug::SwapsWithoutComparing);
         if won {
+            if let Some(migration) = &record.migration {
+                self.recorded.insert(migration.id, migration.phase);
+            }
             let before = std::mem::replace(&mut self.placement, record);
             let by_source = matches!(asker, Asker::Source(_));
             self.change = Some(Change { before, by_source });
