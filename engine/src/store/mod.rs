@@ -37,6 +37,7 @@ pub use error::StoreError;
 pub(crate) use format::Applied;
 pub use scan::ScanOptions;
 pub(crate) use scan::ScanRange;
+pub(crate) use read::Shown;
 pub(crate) use snapshot::StoreSnapshot;
 pub use version::{Entry, ParseVersionError, Version};
 
