@@ -77,13 +77,11 @@ impl Node {
                             _ if hosted.heals() != heals => continue,
                             Err(Error::NoInstance { .. }) if !self.is_closed() => continue,
                             Err(error) => return Err(error),
-                            Ok(Shown { value, seq }) => {
-                                // Applied, perhaps, while its frame is being synced.
-                                let visible = hosted.wait_applied(seq);
-                                match hosted.before_deadline(deadline, visible).await? {
-                                    Ok(_) => return Ok(Local::Done(value)),
+                            Ok(shown) => {
+                                let committed = hosted.committed_read(shown);
+                                match hosted.before_deadline(deadline, committed).await? {
                                     Err(Error::Closed) if !self.is_closed() => continue,
-                                    Err(error) => return Err(error),
+                                    other => return other.map(Local::Done),
                                 }
                             }
                         }

@@ -16,7 +16,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use watershed_wal::{CommitSink, Committed, Completer, LogError, Record, RecordKind, Seq, SeqRange};
+use watershed_wal::{
+    CommitSink, Committed, Completer, LogError, Record, RecordKind, Seq, SeqRange,
+};
 
 use super::{Ack, ApplyQueue, ByLog, Hosted, Role, write};
 use crate::Error;

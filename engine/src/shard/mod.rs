@@ -23,6 +23,8 @@ mod apply;
 mod conditions;
 mod heal;
 mod serving;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::VecDeque;

@@ -35,9 +35,9 @@ use watershed_wal::Seq;
 pub(crate) use env::{StoreEnv, StoreLimits};
 pub use error::StoreError;
 pub(crate) use format::Applied;
+pub(crate) use read::Shown;
 pub use scan::ScanOptions;
 pub(crate) use scan::ScanRange;
-pub(crate) use read::Shown;
 pub(crate) use snapshot::StoreSnapshot;
 pub use version::{Entry, ParseVersionError, Version};
 

@@ -117,10 +117,7 @@ pub(super) fn take_apart<'a>(
 }
 
 /// The value of a stored one that is no tombstone, without copying it.
-pub(super) fn owned_value(
-    dir: &Path,
-    stored: Vec<u8>,
-) -> Result<Option<(Seq, Bytes)>, StoreError> {
+pub(super) fn owned_value(dir: &Path, stored: Vec<u8>) -> Result<Option<(Seq, Bytes)>, StoreError> {
     let (head, _) = take_apart(dir, &stored)?;
     Ok((!head.tombstone).then(|| (head.seq, Bytes::from(stored).slice(VALUE_HEAD..))))
 }

@@ -108,7 +108,10 @@ impl InstanceLog {
     #[must_use]
     pub fn failure(&self) -> Option<LogError> {
         let state = self.core().lock();
-        state.poison.clone().map(|reason| LogError::Poisoned { reason })
+        state
+            .poison
+            .clone()
+            .map(|reason| LogError::Poisoned { reason })
     }
 
     /// Sets who takes committed records from now on. One call into the sink before may still be under way.
