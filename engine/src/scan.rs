@@ -14,7 +14,7 @@ use crate::Error;
 use crate::engine::apart;
 use crate::node::Node;
 use crate::request::Entered;
-use crate::store::{Entry, ScanOptions, Store, StoreSnapshot, Version};
+use crate::store::{Entry, ScanOptions, Shown, Store, StoreSnapshot, Version};
 
 const FIRST_PAGE: usize = 32;
 const LARGEST_PAGE: usize = 1024;
@@ -100,7 +100,14 @@ async fn take_snapshot(
     shard: ShardId,
     on_this_thread: bool,
 ) -> Result<Option<StoreSnapshot>, Error> {
-    let take = |store: &Store| Ok(store.snapshot()?);
+    let take = |store: &Store| {
+        let snapshot = store.snapshot()?;
+        let seq = snapshot.applied().seq;
+        Ok(Shown {
+            value: snapshot,
+            seq,
+        })
+    };
     match node.local_read(shard, None, on_this_thread, take).await? {
         crate::node::Local::Done(snapshot) => Ok(Some(snapshot)),
         crate::node::Local::Elsewhere { .. } => Ok(None),

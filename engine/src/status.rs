@@ -135,7 +135,7 @@ fn of_hosted(hosted: &Hosted) -> Option<ShardStatus> {
         parked: hosted.parked(),
     };
     if let Ok(store) = hosted.store() {
-        status.applied = store.applied().seq;
+        status.applied = hosted.visible();
         // One store that fails must not hide the others, nor why.
         status.store_error = match of_store(&store, &mut status) {
             Ok(()) => store.background_error(),

@@ -9,7 +9,7 @@ use watershed_wal::{Epoch, Inline, ShardId};
 use super::Node;
 use crate::Error;
 use crate::shard::{Hosted, Role, Serving, WriteRequest, Written};
-use crate::store::{Store, Version};
+use crate::store::{Shown, Store, Version};
 
 /// How long a request waits for a copy here to become the owner before the placement is read again: a target may also
 /// be discarded.
@@ -50,6 +50,8 @@ impl Node {
 
     /// Reads from a shard's store, if it is owned here and answers reads (rule 7).
     ///
+    /// `read` may show what is not committed yet: it is answered once that is.
+    ///
     /// With `on_this_thread` the read runs where the caller is; else on the engine's threads for blocking work.
     pub(crate) async fn local_read<T, F>(
         &self,
@@ -60,7 +62,7 @@ impl Node {
     ) -> Result<Local<T>, Error>
     where
         T: Send + 'static,
-        F: Fn(&Store) -> Result<T, Error> + Clone + Send + 'static,
+        F: Fn(&Store) -> Result<Shown<T>, Error> + Clone + Send + 'static,
     {
         loop {
             if let Some(hosted) = self.owner(shard) {
@@ -74,7 +76,14 @@ impl Node {
                             // Opened again meanwhile: it may have shown an older state.
                             _ if hosted.heals() != heals => continue,
                             Err(Error::NoInstance { .. }) if !self.is_closed() => continue,
-                            other => return other.map(Local::Done),
+                            Err(error) => return Err(error),
+                            Ok(shown) => {
+                                let committed = hosted.committed_read(shown);
+                                match hosted.before_deadline(deadline, committed).await? {
+                                    Err(Error::Closed) if !self.is_closed() => continue,
+                                    other => return other.map(Local::Done),
+                                }
+                            }
                         }
                     }
                     Ok(Serving::Elsewhere { owner, epoch }) => {
@@ -103,10 +112,10 @@ impl Node {
         hosted: &Hosted,
         on_this_thread: bool,
         read: F,
-    ) -> Result<T, Error>
+    ) -> Result<Shown<T>, Error>
     where
         T: Send + 'static,
-        F: Fn(&Store) -> Result<T, Error> + Send + 'static,
+        F: Fn(&Store) -> Result<Shown<T>, Error> + Send + 'static,
     {
         let store = hosted.store()?;
         if on_this_thread {

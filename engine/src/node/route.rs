@@ -114,7 +114,7 @@ impl Node {
         let mut patience = None;
         loop {
             let wanted = keys.clone();
-            let read = move |store: &Store| read_keys(store, &wanted);
+            let read = move |store: &Store| Ok(store.read(&wanted)?);
             let local = self
                 .local_read(shard, deadline, on_this_thread, read)
                 .await?;
@@ -227,17 +227,6 @@ async fn answered(
             Ok(sent) => sent,
             Err(_) => Ok(Sent::Lost("no answer by its deadline".into())),
         },
-    }
-}
-
-/// Single reads take the store's short way.
-pub(super) fn read_keys(
-    store: &Store,
-    keys: &[Bytes],
-) -> Result<Vec<Option<(Bytes, Version)>>, Error> {
-    match keys {
-        [key] => Ok(vec![store.get(key)?]),
-        keys => Ok(store.multi_get(keys)?),
     }
 }
 

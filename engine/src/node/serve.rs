@@ -12,13 +12,12 @@ use watershed_migration::messages::{
 use watershed_wal::{Inline, ShardId};
 
 use super::local::Local;
-use super::route::read_keys;
 use super::{Node, from_wire, to_wire};
 use crate::Error;
 use crate::link::{BoxFuture, Service};
 use crate::migrate;
 use crate::shard::{Condition, Expected, WriteRequest};
-use crate::store::{ScanOptions, Store};
+use crate::store::{ScanOptions, Shown, Store};
 
 impl Service for Node {
     fn serve(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
@@ -92,7 +91,7 @@ impl Node {
     }
 
     async fn serve_get(&self, shard: ShardId, keys: Vec<Bytes>) -> Response {
-        let read = move |store: &Store| read_keys(store, &keys);
+        let read = move |store: &Store| Ok(store.read(&keys)?);
         match self.local_read(shard, None, false, read).await {
             Ok(Local::Done(values)) => {
                 let wire = |(value, version)| (value, to_wire(version));
@@ -108,10 +107,11 @@ impl Node {
             let options = scan_options(&scan);
             let most = usize::try_from(scan.limit).unwrap_or(usize::MAX);
             let bytes = usize::try_from(scan.max_bytes).unwrap_or(usize::MAX);
-            let page = store
-                .snapshot()?
-                .page(&options.range(), None, most.max(1), bytes)?;
-            Ok(page)
+            let snapshot = store.snapshot()?;
+            Ok(Shown {
+                value: snapshot.page(&options.range(), None, most.max(1), bytes)?,
+                seq: snapshot.applied().seq,
+            })
         };
         match self.local_read(shard, None, false, read).await {
             Ok(Local::Done(page)) => Response::Entries {

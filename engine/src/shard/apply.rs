@@ -1,24 +1,33 @@
-//! From committed to visible: records go to the store in Seq order, in groups, shards in parallel.
+//! From the log to visible: records go to the store in Seq order, in groups, shards in parallel.
 //!
-//! The log hands over what it committed ([`Sink`]). One thread at a time applies a shard: the submitting thread itself
-//! where it committed alone (a lone writer meets no other thread), else one of the pool's. Two ways lead into the
-//! store: an owner's records come in order and are applied as they are; a receiver's come in any order, so its
-//! contiguous part is read back from the log, which is also how a restart replays.
+//! The log announces a record when it is written, before its frame is synced, and says later that it is committed
+//! ([`Sink`]). So the store takes a frame while the device does. What the store has and is not committed yet is seen by
+//! nobody: reads that meet it wait ([`Hosted::wait_applied`]), and a write is acknowledged when both are done, by whoever
+//! comes last. Should the log fail in between, such records never count: the engine takes no more writes and is opened
+//! again, without them.
+//!
+//! One thread at a time applies a shard: the submitting thread itself where it committed alone (a lone writer meets no
+//! other thread), else one of the pool's. Two ways lead into the store: an owner's records come in order and are applied
+//! as they are; a receiver's come in any order, so its contiguous part is read back from the log, which is also how a
+//! restart replays, and how a store that failed catches up ([`ByLog`]).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use watershed_wal::{CommitSink, Committed, Completer, LogError, Record, SeqRange};
+use watershed_wal::{
+    CommitSink, Committed, Completer, LogError, Record, RecordKind, Seq, SeqRange,
+};
 
-use super::{ApplyQueue, Hosted, Role, write};
+use super::{Ack, ApplyQueue, ByLog, Hosted, Role, write};
 use crate::Error;
 use crate::store::Store;
 use crate::sync::lock;
 
-/// The most that one RocksDB batch takes: enough to spread its cost, small enough to wake waiters early.
-const GROUP_RECORDS: usize = 1024;
+/// The most that one RocksDB batch takes: enough to spread its cost, small enough that its writers make their next writes
+/// while the next one is applied (measured with 1,024 in flight on one shard: 1,024 a batch is a third slower).
+const GROUP_RECORDS: usize = 192;
 const GROUP_BYTES: usize = 4 << 20;
 
 /// What the log calls for one instance.
@@ -32,6 +41,12 @@ impl Sink {
 }
 
 impl CommitSink for Sink {
+    fn appended(&self, records: &[Record], inline: bool) {
+        if let Some(hosted) = self.0.upgrade() {
+            hosted.appended(records, inline);
+        }
+    }
+
     fn committed(&self, batch: Vec<Committed>, inline: bool) {
         // Without a hosting the completers drop, and say so to their waiters.
         let Some(hosted) = self.0.upgrade() else {
@@ -42,7 +57,7 @@ impl CommitSink for Sink {
             Completer::complete_all(batch.into_iter().map(|item| (item.done, Ok(()))));
             hosted.catch_up_later();
         } else {
-            hosted.enqueue(batch, inline);
+            hosted.committed(batch, inline);
         }
     }
 
@@ -54,15 +69,102 @@ impl CommitSink for Sink {
     }
 }
 
+impl ApplyQueue {
+    /// From now on records come from the log, at least all that wait here.
+    pub(super) fn read_from_log(&mut self, also: Option<Seq>) {
+        let last = self.items.back().map(Record::seq).max(also);
+        self.items.clear();
+        self.pass_by(last.unwrap_or_default());
+    }
+
+    fn pass_by(&mut self, seq: Seq) {
+        self.by_log = match self.by_log {
+            ByLog::No => ByLog::Until(seq),
+            ByLog::Until(before) => ByLog::Until(before.max(seq)),
+        };
+    }
+
+    /// Takes out the writes that can be acknowledged.
+    fn take_ready(&mut self) -> Vec<Ack> {
+        let visible = self.applied.min(self.committed);
+        let ready = self.acks.partition_point(|ack| ack.seq <= visible);
+        self.acks.drain(..ready).collect()
+    }
+}
+
 impl Hosted {
-    fn enqueue(&self, batch: Vec<Committed>, inline: bool) {
+    /// Takes records whose frame is about to be synced.
+    fn appended(&self, records: &[Record], inline: bool) {
         let mut queue = lock(&self.queue);
-        queue.items.extend(batch);
-        if !inline && !queue.claimed && !queue.scheduled {
-            queue.scheduled = true;
-            drop(queue);
-            self.schedule();
+        if queue.by_log != ByLog::No {
+            if let Some(last) = records.last() {
+                queue.pass_by(last.seq());
+            }
+            return;
         }
+        queue.items.extend(records.iter().cloned());
+        // A lone writer applies its own.
+        if !inline || records.len() > 1 {
+            self.schedule(queue);
+        }
+    }
+
+    /// Notes what is committed, and acknowledges what of it is applied.
+    fn committed(&self, batch: Vec<Committed>, inline: bool) {
+        let mut queue = lock(&self.queue);
+        for item in batch {
+            let seq = item.record.seq();
+            queue.committed = queue.committed.max(seq);
+            queue.acks.push_back(Ack {
+                seq,
+                units: match item.record.kind() {
+                    RecordKind::Batch => write::units(item.record.body().len()),
+                    _ => 0,
+                },
+                done: item.done,
+            });
+        }
+        queue.catch_up |= queue.by_log != ByLog::No;
+        let queue = self.settle(queue);
+        if !inline && (queue.catch_up || !queue.items.is_empty()) {
+            self.schedule(queue);
+        }
+    }
+
+    /// Shows what is committed and applied, and acknowledges its writes.
+    fn settle<'a>(&'a self, mut queue: MutexGuard<'a, ApplyQueue>) -> MutexGuard<'a, ApplyQueue> {
+        let visible = queue.applied.min(queue.committed);
+        if visible > self.visible() {
+            self.applied.send_replace(visible);
+        }
+        let ready = queue.take_ready();
+        if ready.is_empty() {
+            return queue;
+        }
+        drop(queue);
+        self.release_room(ready.iter().map(|ack| ack.units).sum());
+        Completer::complete_all(ready.into_iter().map(|ack| (ack.done, Ok(()))));
+        lock(&self.queue)
+    }
+
+    /// Notes that the store has records up to `applied`.
+    fn settle_applied(&self, applied: Seq) {
+        let mut queue = lock(&self.queue);
+        queue.applied = applied;
+        drop(self.settle(queue));
+        self.forget_pending(applied);
+    }
+
+    /// As [`Hosted::settle_applied`], for records that were read from the log, where only committed ones are.
+    pub(super) fn settle_read(&self, applied: Seq) {
+        let mut queue = lock(&self.queue);
+        queue.applied = applied;
+        queue.committed = queue.committed.max(applied);
+        if matches!(queue.by_log, ByLog::Until(seq) if seq <= applied) && self.is_owner() {
+            queue.by_log = ByLog::No;
+        }
+        drop(self.settle(queue));
+        self.forget_pending(applied);
     }
 
     /// Applies, on the pool, what the log holds beyond the store.
@@ -74,14 +176,15 @@ impl Hosted {
     pub(super) fn schedule_for(&self, note: impl FnOnce(&mut ApplyQueue)) {
         let mut queue = lock(&self.queue);
         note(&mut queue);
-        if !queue.claimed && !queue.scheduled {
-            queue.scheduled = true;
-            drop(queue);
-            self.schedule();
-        }
+        self.schedule(queue);
     }
 
-    fn schedule(&self) {
+    fn schedule(&self, mut queue: MutexGuard<'_, ApplyQueue>) {
+        if queue.claimed || queue.scheduled {
+            return;
+        }
+        queue.scheduled = true;
+        drop(queue);
         if let Some(me) = self.me.upgrade() {
             self.pool.push(me);
         }
@@ -98,7 +201,7 @@ impl Hosted {
             queue.claimed = true;
         }
         loop {
-            let (mut items, catch_up, heal) = {
+            let (items, catch_up, heal) = {
                 let mut queue = lock(&self.queue);
                 if queue.items.is_empty() && !queue.catch_up && !queue.heal {
                     queue.claimed = false;
@@ -114,55 +217,38 @@ impl Hosted {
             if heal {
                 self.heal_now();
             }
-            if self.leave_in_log(&mut items) {
+            let last = items.back().map(Record::seq);
+            if self.leave_in_log(last) {
                 continue;
             }
             let result = if catch_up { self.catch_up() } else { Ok(()) };
-            let result = result.and_then(|()| self.apply_items(&mut items));
+            let result = result.and_then(|()| self.apply_items(items));
             if let Err(error) = result
-                && !self.leave_in_log(&mut items)
+                && !self.leave_in_log(last)
             {
                 self.fail(&error);
             }
         }
     }
 
-    /// Applies an owner's committed records, which come in Seq order.
-    fn apply_items(&self, items: &mut VecDeque<Committed>) -> Result<(), Error> {
+    /// Applies an owner's records, which come in Seq order.
+    fn apply_items(&self, mut items: VecDeque<Record>) -> Result<(), Error> {
+        let last = items.back().map(Record::seq);
         while !items.is_empty() {
-            let count = group_len(items.iter().map(|item| item.record.body()));
-            let mut records = Vec::with_capacity(count);
-            let mut waiters = Vec::with_capacity(count);
-            for item in items.drain(..count) {
-                records.push(item.record);
-                waiters.push((item.done, Ok(())));
+            let count = group_len(items.iter().map(Record::body));
+            let records: Vec<Record> = items.drain(..count).collect();
+            let store = self.store()?;
+            let have = store.applied().seq;
+            let skip = records.partition_point(|record| record.seq() <= have);
+            if let Err(error) = store.apply(&records[skip..]) {
+                // Some may not be committed yet: those that are are read from the log now, the others when they are.
+                lock(&self.queue).read_from_log(last);
+                return self.heal(&error);
             }
-            let applied = self.apply_group(&records);
-            let units = records
-                .iter()
-                .map(|record| write::units(record.body().len()))
-                .sum();
-            self.release_room(units);
-            applied?;
-            Completer::complete_all(waiters);
+            if let Some(last) = records.last() {
+                self.settle_applied(last.seq().max(have));
+            }
         }
-        Ok(())
-    }
-
-    /// Applies records in order, skipping what the store has.
-    fn apply_group(&self, records: &[Record]) -> Result<(), Error> {
-        let store = self.store()?;
-        let have = store.applied().seq;
-        let skip = records.partition_point(|record| record.seq() <= have);
-        let records = &records[skip..];
-        let Some(last) = records.last() else {
-            return Ok(());
-        };
-        if let Err(error) = store.apply(records) {
-            self.heal(&error, last.seq())?;
-        }
-        self.applied.send_replace(last.seq());
-        self.forget_pending(last.seq());
         Ok(())
     }
 
@@ -171,31 +257,26 @@ impl Hosted {
         let Ok(store) = self.store() else {
             return Ok(());
         };
-        let have = store.applied().seq;
-        let range = SeqRange::after(have, self.log.has().contiguous_after(have));
-        match self.replay(range) {
-            Err(Error::Store(error)) => {
-                let through = range.map_or(have, |range| range.last());
-                self.heal(&error, through)?;
-                self.applied.send_replace(through);
-                Ok(())
-            }
+        match self.replay(&store) {
+            Err(Error::Store(error)) => self.heal(&error),
             other => other,
         }
     }
 
-    /// Reads `range` back from the log and applies it.
-    pub(crate) fn replay(&self, range: Option<SeqRange>) -> Result<(), Error> {
-        let store = self.store()?;
-        let mut rest = range;
+    /// Applies what follows in the log on what a store has.
+    pub(super) fn replay(&self, store: &Store) -> Result<(), Error> {
+        let have = store.applied().seq;
+        let through = self.log.has().contiguous_after(have);
+        let mut rest = SeqRange::after(have, through);
         while let Some(range) = rest {
             let records = self.log.read_batch(range, GROUP_BYTES)?;
             let Some(last) = records.last().map(Record::seq) else {
                 return Err(Error::behind(self.shard, store.applied().seq, range.last()));
             };
-            self.apply_read(&store, &records)?;
+            self.apply_read(store, &records)?;
             rest = SeqRange::after(last, range.last());
         }
+        self.settle_read(through.max(have));
         Ok(())
     }
 
@@ -206,7 +287,7 @@ impl Hosted {
             store.apply(group)?;
             records = rest;
             if let Some(last) = group.last() {
-                self.applied.send_replace(last.seq());
+                self.settle_read(last.seq());
             }
         }
         Ok(())
@@ -221,6 +302,12 @@ impl Hosted {
             reason: error.to_string(),
         });
         self.room.close();
+        // Their records are in the log, or never will be: their writers learn that nobody can say here.
+        let mut queue = lock(&self.queue);
+        queue.read_from_log(None);
+        let acks = std::mem::take(&mut queue.acks);
+        drop(queue);
+        drop(acks);
     }
 }
 

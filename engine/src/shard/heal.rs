@@ -17,13 +17,12 @@
 //! | anything else, asked for by the keeper | left open: reads go on; the keeper looks again |
 //! | anything else, under a write | the shard is out of service |
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use watershed_wal::{Committed, Seq, SeqRange};
+use watershed_wal::Seq;
 
-use super::{Hosted, Role, write};
+use super::{Hosted, Role};
 use crate::Error;
 use crate::store::{Store, StoreError};
 use crate::sync::lock;
@@ -37,17 +36,10 @@ const CALM: Duration = Duration::from_secs(60);
 /// How a store that failed fares.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    waiting: Option<Waiting>,
+    /// There was no room to go on.
+    waiting: Option<StoreError>,
     /// When the keeper healed last, and how often in a row.
     last: Option<(Instant, u32)>,
-}
-
-/// There was no room to go on.
-#[derive(Debug)]
-struct Waiting {
-    reason: StoreError,
-    /// The last record that was committed and not applied.
-    through: Seq,
 }
 
 impl Health {
@@ -84,8 +76,7 @@ impl Hosted {
             return None;
         }
         let health = lock(&self.health);
-        let waiting = health.waiting.as_ref()?;
-        Some(waiting.reason.clone().into())
+        health.waiting.clone().map(Error::from)
     }
 
     /// Has a store that failed while nobody wrote healed, in a while: on the thread that applies. Called by the keeper.
@@ -105,10 +96,9 @@ impl Hosted {
     /// What [`Hosted::heal_later`] asked for. Called by the one thread that applies.
     pub(super) fn heal_now(&self) {
         let Ok(store) = self.store() else { return };
-        let waiting = lock(&self.health).waiting.as_ref().map(|w| w.through);
         let error = match store.background_error() {
             Some(error) => error,
-            None if waiting.is_some() => "it waited for room".into(),
+            None if lock(&self.health).waiting.is_some() => "it waited for room".into(),
             // Healed by a write meanwhile.
             None => return,
         };
@@ -117,38 +107,30 @@ impl Hosted {
             return;
         }
         lock(&self.health).note_heal(Instant::now());
-        // Before the store falls back to what is flushed.
-        let applied = store.applied().seq;
-        let through = waiting.map_or(applied, |through| through.max(applied));
-        let healed = self.open_again(&store, &error, through);
+        let healed = self.open_again(&store, &error);
         if healed.is_ok() && self.role() == Role::Receiver {
             self.catch_up_later();
         }
     }
 
-    /// Opens the store again and replays the log up to `through`; without room writes wait for it, and for another cause
-    /// the shard is out of service. Called by the one thread that applies.
-    pub(super) fn heal(&self, error: &StoreError, through: Seq) -> Result<(), Error> {
+    /// Opens the store again and replays the log, all that is committed; without room writes wait for it, and for another
+    /// cause the shard is out of service. Called by the one thread that applies.
+    pub(super) fn heal(&self, error: &StoreError) -> Result<(), Error> {
         if !error.needs_reopen() {
             return Err(error.clone().into());
         }
         let store = self.store()?;
         match store.can_reopen() {
             Err(cause) if cause.is_no_room() => {
-                self.wait_for_room(cause.clone(), through);
+                self.wait_for_room(cause.clone());
                 Err(cause.into())
             }
             // Another cause is named by the opening.
-            _ => self.open_again(&store, error, through),
+            _ => self.open_again(&store, error),
         }
     }
 
-    fn open_again(
-        &self,
-        store: &Store,
-        error: &dyn std::fmt::Display,
-        through: Seq,
-    ) -> Result<(), Error> {
+    fn open_again(&self, store: &Store, error: &dyn std::fmt::Display) -> Result<(), Error> {
         let dir = store.dir().display();
         tracing::warn!(shard = %self.shard, %dir, %error, "the store failed: it is opened again and the log replayed");
         {
@@ -158,19 +140,18 @@ impl Hosted {
         }
         // From now on requests wait for how it ends.
         self.waits_for_room.store(false, Ordering::Release);
-        let healed = store
-            .reopen()
-            .map_err(Error::from)
-            .and_then(|()| self.replay(SeqRange::after(store.applied().seq, through)));
+        // What it had and is not committed yet is read from the log once it is.
+        lock(&self.queue).read_from_log(Some(store.applied().seq));
+        let reopened = store.reopen().map_err(Error::from);
+        let healed = reopened.and_then(|()| {
+            lock(&self.queue).applied = store.applied().seq;
+            self.replay(store)
+        });
         match &healed {
-            Ok(()) => {
-                self.applied.send_replace(through);
-                self.forget_pending(through);
-                lock(&self.health).waiting = None;
-            }
+            Ok(()) => lock(&self.health).waiting = None,
             Err(Error::Store(error)) if error.is_no_room() => {
                 // The count stays odd: the store shows an older state.
-                self.wait_for_room(error.clone(), through);
+                self.wait_for_room(error.clone());
                 return healed;
             }
             // First: an older state must not be read for a moment.
@@ -181,17 +162,9 @@ impl Hosted {
         healed
     }
 
-    /// Refuses writes until the keeper's heal has found room; what is committed up to `through` is applied then.
-    fn wait_for_room(&self, reason: StoreError, through: Seq) {
-        let before = {
-            let mut health = lock(&self.health);
-            let before = health.waiting.take();
-            let through = before.as_ref().map_or(through, |w| w.through.max(through));
-            tracing::debug!(shard = %self.shard, %through, "records wait in the log");
-            let reason = reason.clone();
-            health.waiting = Some(Waiting { reason, through });
-            before
-        };
+    /// Refuses writes until the keeper's heal has found room; what is committed is applied then.
+    fn wait_for_room(&self, reason: StoreError) {
+        let before = lock(&self.health).waiting.replace(reason.clone());
         if before.is_none() {
             tracing::warn!(shard = %self.shard, %reason, "no room: writes are refused until there is");
         }
@@ -199,24 +172,17 @@ impl Hosted {
         self.note_change();
     }
 
-    /// Leaves committed records in the log while there is no room to apply them; their writers learn that the outcome is
-    /// not certain yet. True where it did.
-    pub(super) fn leave_in_log(&self, items: &mut VecDeque<Committed>) -> bool {
-        {
-            let mut health = lock(&self.health);
-            let Some(waiting) = &mut health.waiting else {
-                return false;
-            };
-            if let Some(last) = items.back() {
-                waiting.through = waiting.through.max(last.record.seq());
-            }
+    /// Leaves records, up to `last`, in the log while there is no room to apply them; the writers of those that are
+    /// committed learn that the outcome is not certain yet. True where it did.
+    pub(super) fn leave_in_log(&self, last: Option<Seq>) -> bool {
+        if lock(&self.health).waiting.is_none() {
+            return false;
         }
-        let units = items
-            .iter()
-            .map(|item| write::units(item.record.body().len()))
-            .sum();
-        items.clear();
-        self.release_room(units);
+        let mut queue = lock(&self.queue);
+        queue.read_from_log(last);
+        let acks = std::mem::take(&mut queue.acks);
+        drop(queue);
+        self.release_room(acks.iter().map(|ack| ack.units).sum());
         true
     }
 }

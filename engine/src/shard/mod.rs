@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! write.rs       room -> conditions -> gate, Seq (one critical section in the log) -> commit
-//! apply.rs       committed records, in Seq order -> store -> completions, woken together
+//! apply.rs       records, in Seq order, beside the sync of their frame -> store -> completions, woken together
 //! heal.rs        a store that failed is opened again and caught up, unseen
 //! serving.rs     who may write and read now: quiesce, give away, become owner
 //! ```
@@ -14,8 +14,8 @@
 //! phases of a migration (migrate/).
 //!
 //! Rules kept here, each with a test:
-//! 1. A completion of an owner's write fires after the store has applied it, never before (acknowledged at
-//!    min(durable, applied)).
+//! 1. A completion of an owner's write fires after its frame is committed and the store has applied it, never before,
+//!    and no read shows it sooner.
 //! 2. The store's applied Seq only grows by the next Seq, whatever order records were committed in.
 //! 3. A write that found the gate closed has no Seq and left no trace.
 
@@ -23,6 +23,8 @@ mod apply;
 mod conditions;
 mod heal;
 mod serving;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::VecDeque;
@@ -32,7 +34,7 @@ use std::sync::{Arc, Condvar, Mutex, RwLock, Weak};
 
 use tokio::sync::{Semaphore, watch};
 use watershed_migration::NodeId;
-use watershed_wal::{Committed, Epoch, InstanceId, InstanceLog, Record, Seq, ShardId, Term};
+use watershed_wal::{Completer, Epoch, InstanceId, InstanceLog, Record, Seq, ShardId, Term};
 
 pub(crate) use apply::ApplyPool;
 pub(crate) use conditions::{Condition, Expected};
@@ -97,17 +99,27 @@ pub(crate) struct Hosted {
     waits_for_room: AtomicBool,
     queue: Mutex<ApplyQueue>,
     drained: Condvar,
+    /// Up to where records are both committed and applied: what may be read and acknowledged.
     applied: watch::Sender<Seq>,
     room: Semaphore,
     pool: ApplyPool,
     me: Weak<Hosted>,
 }
 
-/// Committed records which the store has not applied yet.
+/// Records on their way into the store, and the writers who wait for them.
 #[derive(Debug, Default)]
 struct ApplyQueue {
-    items: VecDeque<Committed>,
-    /// Records were committed that are to be read from the log, not from `items`.
+    /// Written and not applied, in Seq order; perhaps not committed yet.
+    items: VecDeque<Record>,
+    /// Committed and not applied, in Seq order.
+    acks: VecDeque<Ack>,
+    /// The last record committed; and the last that the store has, of which it may have more than is committed.
+    committed: Seq,
+    applied: Seq,
+    /// Records are read from the log once they are committed, not taken from `items`: those of a receiver, which come in any
+    /// order, and after a failure of the store.
+    by_log: ByLog,
+    /// Records were committed that are to be read from the log.
     catch_up: bool,
     /// The store failed and is to be healed.
     heal: bool,
@@ -115,6 +127,30 @@ struct ApplyQueue {
     claimed: bool,
     /// The pool has been asked to.
     scheduled: bool,
+}
+
+/// See [`ApplyQueue::by_log`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ByLog {
+    No,
+    /// Until the store has this one, and the shard is owned here.
+    Until(Seq),
+}
+
+impl Default for ByLog {
+    /// A copy's first record, be it of a receiver or of a term that starts, comes this way.
+    fn default() -> Self {
+        Self::Until(Seq::ZERO)
+    }
+}
+
+/// A write that is committed and not applied.
+#[derive(Debug)]
+struct Ack {
+    seq: Seq,
+    /// What it gives back of the shard's room.
+    units: usize,
+    done: Completer,
 }
 
 impl Hosted {
@@ -144,7 +180,11 @@ impl Hosted {
             heals: AtomicU64::new(0),
             health: Mutex::default(),
             waits_for_room: AtomicBool::new(false),
-            queue: Mutex::default(),
+            queue: Mutex::new(ApplyQueue {
+                committed: applied,
+                applied,
+                ..ApplyQueue::default()
+            }),
             drained: Condvar::new(),
             applied: watch::Sender::new(applied),
             room: Semaphore::new(ROOM_UNITS),
@@ -157,8 +197,9 @@ impl Hosted {
 
     /// Puts a receiver's verified copy to use: records above it are applied from now on.
     pub(crate) fn attach_store(&self, store: Store) {
-        self.applied.send_replace(store.applied().seq);
+        let applied = store.applied().seq;
         *crate::sync::write(&self.store) = Some(store);
+        self.settle_read(applied);
         self.catch_up_later();
     }
 
@@ -172,13 +213,17 @@ impl Hosted {
             })
     }
 
-    /// What reads see: Seq, term and digest; the log's base before there is a store.
+    /// What the store has: Seq, term and digest.
     pub(crate) fn applied(&self) -> Option<Applied> {
         self.store().ok().map(|store| store.applied())
     }
 
-    /// The applied Seq once it is at least `seq`.
+    /// Up to where records are applied and committed, once that is at least `seq`.
     pub(crate) async fn wait_applied(&self, seq: Seq) -> Result<Seq, Error> {
+        let now = self.visible();
+        if now >= seq {
+            return Ok(now);
+        }
         let mut applied = self.applied.subscribe();
         let mut changes = self.changes.subscribe();
         loop {
@@ -188,6 +233,9 @@ impl Hosted {
             }
             if let Some(error) = self.waits_for_room() {
                 return Err(error);
+            }
+            if let Some(error) = self.log.failure() {
+                return Err(error.into());
             }
             match self.role() {
                 Role::Closed => return Err(Error::Closed),
@@ -204,6 +252,11 @@ impl Hosted {
                 _ = changes.changed() => {}
             }
         }
+    }
+
+    /// Up to where records are applied and committed.
+    pub(crate) fn visible(&self) -> Seq {
+        *self.applied.borrow()
     }
 
     /// Keeps another owner's records; durable when it returns.
@@ -238,7 +291,8 @@ impl Hosted {
                 .wait(queue)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
-        // What is left was committed, so it is replayed at the next opening; its waiters learn that the engine closed.
+        // What is left and committed is replayed at the next opening; its waiters learn that the engine closed.
         queue.items.clear();
+        queue.acks.clear();
     }
 }

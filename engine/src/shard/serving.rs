@@ -12,6 +12,7 @@ use watershed_wal::{Epoch, LogError, Seq, Term};
 
 use super::{Hosted, Role};
 use crate::Error;
+use crate::store::Shown;
 
 /// Where a request that can't be served here goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,12 @@ impl Hosted {
             }),
             Role::Closed => Err(Error::Closed),
         }
+    }
+
+    /// What a read found, once all that it shows is committed: the store may have it while its frame is being synced.
+    pub(crate) async fn committed_read<T>(&self, shown: Shown<T>) -> Result<T, Error> {
+        self.wait_applied(shown.seq).await?;
+        Ok(shown.value)
     }
 
     /// Quiesce: later writes wait. Gives F, the last Seq assigned.

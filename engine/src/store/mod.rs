@@ -35,6 +35,7 @@ use watershed_wal::Seq;
 pub(crate) use env::{StoreEnv, StoreLimits};
 pub use error::StoreError;
 pub(crate) use format::Applied;
+pub(crate) use read::Shown;
 pub use scan::ScanOptions;
 pub(crate) use scan::ScanRange;
 pub(crate) use snapshot::StoreSnapshot;

@@ -13,7 +13,8 @@ use watershed_wal::{
     BatchBuilder, Epoch, InstanceId, Record, RecordKind, Seq, SeqRange, StartBody, Term,
 };
 
-use super::{Applied, ScanOptions, Store, StoreEnv, StoreLimits, Version};
+use super::read::Value;
+use super::{Applied, ScanOptions, Store, StoreEnv, StoreError, StoreLimits, Version};
 
 fn env() -> StoreEnv {
     StoreEnv::new(&StoreLimits {
@@ -73,6 +74,16 @@ fn all_keys(store: &Store) -> Vec<Bytes> {
         .unwrap();
     assert_eq!(page.cursor, None);
     page.entries.into_iter().map(|entry| entry.key).collect()
+}
+
+impl Store {
+    fn get(&self, key: &[u8]) -> Result<Value, StoreError> {
+        Ok(self.multi_get(&[key])?.remove(0))
+    }
+
+    fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Value>, StoreError> {
+        Ok(self.read(keys)?.value)
+    }
 }
 
 fn temp() -> TempDir {

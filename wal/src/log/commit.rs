@@ -47,7 +47,29 @@ struct Written {
     segment: u64,
     start: u64,
     end: u64,
+    /// A write of it asks for a sync.
     synced: bool,
+}
+
+/// A batch that is written, taken apart for those who wait for it.
+struct Parts {
+    groups: HashMap<InstanceIndex, Group>,
+    /// Who waits for notes, and for what came before.
+    others: Vec<Completer>,
+    /// Below which segments may go once this is durable.
+    removable: Option<u64>,
+}
+
+impl Parts {
+    /// Who waits for any of it.
+    fn into_waiting(self) -> Vec<Completer> {
+        let groups = self.groups.into_values();
+        let of_records = groups.flat_map(|group| group.waiters.into_iter().map(|(_, done)| done));
+        self.others
+            .into_iter()
+            .chain(of_records.flatten())
+            .collect()
+    }
 }
 
 /// The records of one instance in a batch.
@@ -182,11 +204,19 @@ impl Core {
         drop(state);
         let guard = PanicGuard(self);
         let written = self.write_batch(&mut writer, &batch);
-        let mut state = match written {
-            Ok(written) => self.publish(batch, &written),
+        let parts = group(batch);
+        let committed = written.and_then(|written| {
+            self.announce(&parts, own)?;
+            if written.synced {
+                writer.sync(&self.metrics)?;
+            }
+            Ok(written)
+        });
+        let mut state = match committed {
+            Ok(written) => self.publish(parts, &written),
             Err(reason) => {
                 let mut state = self.lock();
-                self.poison(&mut state, &reason, batch);
+                self.poison(&mut state, &reason, parts.into_waiting());
                 state
             }
         };
@@ -209,6 +239,7 @@ impl Core {
         state.writer = Some(writer);
     }
 
+    /// Writes a frame, and says whether it is to be synced.
     fn write_batch(&self, writer: &mut Writer, batch: &[Entry]) -> Result<Written, String> {
         let mut slots: Vec<Slot> = Vec::new();
         let places = {
@@ -229,15 +260,35 @@ impl Core {
             start = writer.write(false, count, |out| encode(out, &slots, &places, batch))?;
             self.metrics.frames.fetch_add(1, Ordering::Relaxed);
         }
-        if sync {
-            writer.sync(&self.metrics)?;
-        }
         Ok(Written {
             segment: writer.segment,
             start,
             end: writer.end,
             synced: sync,
         })
+    }
+
+    /// Tells the sinks what is written, and committed once its sync is done: what follows a commit begins beside it.
+    fn announce(&self, parts: &Parts, own: Option<InstanceIndex>) -> Result<(), String> {
+        if parts.groups.is_empty() {
+            return Ok(());
+        }
+        let sinks: Vec<_> = {
+            let state = self.lock();
+            let groups = parts.groups.iter();
+            groups
+                .filter_map(|(&at, group)| {
+                    let sink = state.instance(at).ok()?.sink.clone()?;
+                    Some((at, sink, &group.records))
+                })
+                .collect()
+        };
+        let calls = std::panic::AssertUnwindSafe(|| {
+            for (at, sink, records) in sinks {
+                sink.appended(records, own == Some(at));
+            }
+        });
+        std::panic::catch_unwind(calls).map_err(|_| "a commit sink panicked".to_owned())
     }
 
     /// Goes on in a spare: the one that was planned for what is queued.
@@ -314,9 +365,12 @@ impl Core {
     }
 
     /// Makes a written batch readable, and durable where it was synced, and queues its deliveries.
-    fn publish(&self, batch: Vec<Entry>, written: &Written) -> MutexGuard<'_, State> {
-        let removable = batch.iter().filter_map(Entry::removable).max();
-        let (groups, others) = group(batch);
+    fn publish(&self, parts: Parts, written: &Written) -> MutexGuard<'_, State> {
+        let Parts {
+            groups,
+            others,
+            removable,
+        } = parts;
         let mut delivery = Delivery::default();
         let mut state = self.lock();
         if written.synced && removable.is_some() {
@@ -436,7 +490,8 @@ fn encode(out: &mut Vec<u8>, slots: &[Slot], places: &[usize], batch: &[Entry]) 
 }
 
 /// Sorts a batch by instance, keeping its order, and computes the hashes: all off the mutex.
-fn group(batch: Vec<Entry>) -> (HashMap<InstanceIndex, Group>, Vec<Completer>) {
+fn group(batch: Vec<Entry>) -> Parts {
+    let removable = batch.iter().filter_map(Entry::removable).max();
     let mut groups: HashMap<InstanceIndex, Group> = HashMap::new();
     let mut others = Vec::new();
     for entry in batch {
@@ -474,7 +529,11 @@ fn group(batch: Vec<Entry>) -> (HashMap<InstanceIndex, Group>, Vec<Completer>) {
         group.records.push(record);
         group.waiters.push((entry.durability, entry.done));
     }
-    (groups, others)
+    Parts {
+        groups,
+        others,
+        removable,
+    }
 }
 
 fn publish_group(

@@ -191,7 +191,7 @@ impl Core {
     }
 
     /// Refuses all further writes, and fails those that wait. The first reason stays.
-    pub(crate) fn poison(&self, state: &mut State, reason: &str, batch: Vec<Entry>) {
+    pub(crate) fn poison(&self, state: &mut State, reason: &str, batch: Vec<Completer>) {
         let reason = state.poison.get_or_insert_with(|| Arc::from(reason));
         let error = LogError::Poisoned {
             reason: Arc::clone(reason),
@@ -201,15 +201,17 @@ impl Core {
     }
 
     /// Fails everything that waits.
-    pub(crate) fn fail_all(&self, state: &mut State, error: &LogError, batch: Vec<Entry>) {
+    pub(crate) fn fail_all(&self, state: &mut State, error: &LogError, batch: Vec<Completer>) {
         state.room.in_flight = 0;
         let pending = std::mem::take(&mut state.pending);
         let mut delivery = Delivery {
             failed: Some(error.clone()),
             ..Delivery::default()
         };
-        let waiting = batch.into_iter().chain(pending.entries);
-        let completers = waiting.filter_map(|entry| entry.done);
+        let pending = pending.entries.into_iter();
+        let completers = batch
+            .into_iter()
+            .chain(pending.filter_map(|entry| entry.done));
         delivery.plain = completers.map(|done| (done, Err(error.clone()))).collect();
         for instance in state.instances.iter_mut().flatten() {
             instance.arriving.clear();

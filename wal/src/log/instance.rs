@@ -104,6 +104,16 @@ impl InstanceLog {
         })
     }
 
+    /// Why the log takes no more writes, where it is poisoned: what is not committed by now never will be.
+    #[must_use]
+    pub fn failure(&self) -> Option<LogError> {
+        let state = self.core().lock();
+        state
+            .poison
+            .clone()
+            .map(|reason| LogError::Poisoned { reason })
+    }
+
     /// Sets who takes committed records from now on. One call into the sink before may still be under way.
     pub fn set_sink(&self, sink: Option<Arc<dyn CommitSink>>) {
         let before = {

@@ -20,6 +20,15 @@ pub struct Committed {
 
 /// Takes an instance's records as they are committed, to apply them.
 pub trait CommitSink: Send + Sync {
+    /// Records on their way: called once for each frame, in commit order, before the frame is durable, so that
+    /// applying them takes the same time as its sync. Each is committed later by [`CommitSink::committed`], or the log
+    /// fails: until then nobody may be shown what they did. Must be quick.
+    ///
+    /// `inline`: on the thread that submitted to this instance, which applies by itself after [`crate::Lead::commit`].
+    fn appended(&self, records: &[Record], inline: bool) {
+        let _ = (records, inline);
+    }
+
     /// Called in commit order, one call at a time per instance, once the records are durable (a frame with a
     /// `Sync` write) or written (a frame of `Buffered` ones). Must be quick, and must not wait for a commit.
     ///

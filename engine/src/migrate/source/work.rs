@@ -341,10 +341,7 @@ impl Work {
             quiesced: !self.hosted.log.gate_is_open(),
             assigned: marks.assigned,
             durable: marks.durable,
-            applied: self
-                .hosted
-                .applied()
-                .map_or(self.hosted.log.base(), |applied| applied.seq),
+            applied: self.hosted.visible(),
             forwarded: counts.forwarded,
             forward_failed: counts.failed,
         }
