@@ -113,6 +113,7 @@ impl Storage for DirStorage {
             let _ = fs::remove_file(&path);
             return Err(at(error, "reserve room for", &path));
         }
+        hold(&file, &path).map_err(|e| at(e, "lock", &path))?;
         Ok(Arc::new(DirFile { file, path }))
     }
 
@@ -194,13 +195,21 @@ impl StorageFile for DirFile {
     fn claim(&self) -> io::Result<bool> {
         match self.file.try_lock() {
             Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::WouldBlock) => {
+                // Asking for more has ended the lock that opening took.
+                self.file
+                    .lock_shared()
+                    .map_err(|e| at(e, "lock", &self.path))?;
+                Ok(false)
+            }
             Err(TryLockError::Error(error)) => Err(at(error, "lock", &self.path)),
         }
     }
 
     fn unclaim(&self) -> io::Result<()> {
-        self.file.unlock().map_err(|e| at(e, "unlock", &self.path))
+        self.file
+            .lock_shared()
+            .map_err(|e| at(e, "unlock", &self.path))
     }
 }
 
