@@ -3,10 +3,13 @@
 //! Positioned reads and writes on shared handles, fdatasync for data, fsync of the directory for names. Creating
 //! a file writes its zeros and syncs them, so that later overwrites inside it allocate nothing and their
 //! fdatasync has no metadata to write. Read-only storage opens files read-only and refuses everything else.
+//!
+//! Who opens a file locks it, shared (`flock`): the log's owner fills the file of a removed segment anew only where it
+//! gets the lock for itself, so nobody ever reads a file that becomes another.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -110,6 +113,7 @@ impl Storage for DirStorage {
             let _ = fs::remove_file(&path);
             return Err(at(error, "reserve room for", &path));
         }
+        hold(&file, &path).map_err(|e| at(e, "lock", &path))?;
         Ok(Arc::new(DirFile { file, path }))
     }
 
@@ -120,6 +124,7 @@ impl Storage for DirStorage {
             .write(self.writable)
             .open(&path)
             .map_err(|e| at(e, "open", &path))?;
+        hold(&file, &path).map_err(|e| at(e, "open", &path))?;
         Ok(Arc::new(DirFile { file, path }))
     }
 
@@ -186,6 +191,43 @@ impl StorageFile for DirFile {
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data().map_err(|e| at(e, "sync", &self.path))
     }
+
+    fn claim(&self) -> io::Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => {
+                // Asking for more has ended the lock that opening took.
+                self.file
+                    .lock_shared()
+                    .map_err(|e| at(e, "lock", &self.path))?;
+                Ok(false)
+            }
+            Err(TryLockError::Error(error)) => Err(at(error, "lock", &self.path)),
+        }
+    }
+
+    fn unclaim(&self) -> io::Result<()> {
+        self.file
+            .lock_shared()
+            .map_err(|e| at(e, "unlock", &self.path))
+    }
+}
+
+/// Keeps a file that was opened from being claimed, for as long as it is open. It may have been before that: then what
+/// has the name now, if anything has, is another file.
+fn hold(file: &File, path: &Path) -> io::Result<()> {
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::NotFound.into()),
+        // Where files can't be locked none is ever claimed.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let (held, named) = (file.metadata()?, fs::metadata(path)?);
+    if (held.dev(), held.ino()) == (named.dev(), named.ino()) {
+        return Ok(());
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 fn fill_with_zeros(file: &File, len: u64) -> io::Result<()> {

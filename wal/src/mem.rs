@@ -378,6 +378,10 @@ impl Storage for MemStorage {
         let (state, fault) = self.enter(IoOp::Open, &[name])?;
         fail_on(fault)?;
         let image = state.image(name)?;
+        if lock(&image).is_claimed {
+            let message = format!("{name} is about to become another file");
+            return Err(error(io::ErrorKind::NotFound, message));
+        }
         Ok(self.handle(name, image))
     }
 
@@ -429,6 +433,7 @@ impl Storage for MemStorage {
 
 impl MemStorage {
     fn handle(&self, name: &str, image: SharedImage) -> Arc<dyn StorageFile> {
+        lock(&image).handles += 1;
         Arc::new(MemFile {
             storage: self.clone(),
             opened_as: name.to_owned(),
@@ -512,6 +517,31 @@ impl StorageFile for MemFile {
             Some(_) => image.fail_sync(),
         }
         fail_on(fault)
+    }
+
+    fn claim(&self) -> io::Result<bool> {
+        let state = lock(&self.storage.state);
+        if state.powered_off {
+            return Err(io::Error::other(PowerLoss));
+        }
+        let mut image = lock(&self.image);
+        image.is_claimed |= image.handles == 1;
+        Ok(image.is_claimed)
+    }
+
+    fn unclaim(&self) -> io::Result<()> {
+        let _state = lock(&self.storage.state);
+        lock(&self.image).is_claimed = false;
+        Ok(())
+    }
+}
+
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        let mut image = lock(&self.image);
+        image.handles -= 1;
+        // The claim was this handle's, if there was one: it was the only one.
+        image.is_claimed &= image.handles > 0;
     }
 }
 

@@ -133,8 +133,10 @@ pub struct VerifyReport {
 pub struct LogStatus {
     /// Segment files in use.
     pub segments: u64,
-    /// Bytes that all segment files take, spares included.
+    /// Bytes that all segment files take, spares included, and those that wait to be filled again.
     pub bytes: u64,
+    /// Those of them that wait: nothing is in them, and what needs room takes it from them first.
+    pub recycled_bytes: u64,
     /// Bytes that they may take.
     pub limit: u64,
     /// Syncs of the device since the log was opened.

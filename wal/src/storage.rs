@@ -28,10 +28,11 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// `AlreadyExists` when there is one, `StorageFull` when there is no room (nothing is left behind then).
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn StorageFile>>;
 
-    /// Opens a file for reading and (unless the storage is read-only) writing.
+    /// Opens a file for reading and (unless the storage is read-only) writing. While the handle is there, nobody
+    /// [claims](StorageFile::claim) the file for other contents, whatever its name becomes.
     ///
     /// # Errors
-    /// `NotFound` when there is none.
+    /// `NotFound` when there is none, or when it is claimed.
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
 
     /// Gives a file another name, replacing the file that has it. Open handles go on.
@@ -94,4 +95,22 @@ pub trait StorageFile: Send + Sync + Debug {
     /// # Errors
     /// When the device fails; what is durable then is unknown.
     fn sync(&self) -> io::Result<()>;
+
+    /// Claims the file for other contents, if no other handle of it is open, in this process or another; says whether
+    /// it is claimed. While it is, [`Storage::open`] does not give it to anybody. A storage that can't tell claims
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the file system can't be asked.
+    fn claim(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Ends the claim: the file has its new name, and may be opened by it.
+    ///
+    /// # Errors
+    /// When the file system can't be asked.
+    fn unclaim(&self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -1,6 +1,6 @@
 //! All the damage that one place can take, on a small log of several segments: each byte with several patterns, each
 //! truncation, each sector and block zeroed or moved, segments lost, copied and swapped. Each is found, or harmless;
-//! no record is ever wrong.
+//! no record is ever wrong. All of it once more on segments in recycled files, where old bytes stand behind the new.
 //!
 //! What the log alone can't find: that its newest segments are gone as a whole, or cut to nothing. Nothing that is
 //! left promises them.
@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use support::{Contents, OWNERS, contents_of, frames, image, options, put, storage_of, term, used};
+use support::{
+    Contents, OWNERS, contents_of, frames, image, options, put, recycled, storage_of, term,
+};
 use watershed_wal::mem::{MemStorage, Survival};
 use watershed_wal::repair::plan;
 use watershed_wal::{Durability, Log, LogView, OpenError, Seq, ShardId, Storage, StorageFile};
@@ -55,6 +57,31 @@ fn compact() -> Files {
     files.retain(|_, bytes| !frames(bytes).is_empty());
     assert_eq!(files.len(), 3);
     files
+}
+
+/// A log to damage.
+struct Case {
+    files: Files,
+    /// Where the last frame of each file ends.
+    ends: BTreeMap<String, usize>,
+    /// In a full file not every place gets every kind of damage: one of so many, with each alignment among them.
+    step: usize,
+}
+
+fn cases() -> [Case; 2] {
+    let case = |files: Files, step| {
+        let (view, _) = LogView::open(Arc::new(storage_of(&files))).unwrap();
+        let mut ends = BTreeMap::new();
+        for line in view
+            .dump()
+            .filter(|line| ["head", "frame"].contains(&line.kind.as_str()))
+        {
+            let end = usize::try_from(line.offset + line.len).unwrap();
+            ends.insert(format!("{:016x}.seg", line.segment), end);
+        }
+        Case { files, ends, step }
+    };
+    [case(compact(), 1), case(recycled(), 11)]
 }
 
 /// What the whole log holds, and how often damage to it was found.
@@ -138,16 +165,22 @@ fn for_each_file(files: &Files, job: impl Fn(&str, &[u8]) + Sync) {
 
 #[test]
 fn each_byte_with_each_pattern_is_found_or_harmless() {
-    let files = compact();
-    let whole = Whole::new(&files);
-    for_each_file(&files, |name, bytes| {
-        let storage = storage_of(&files);
-        let end = used(bytes);
+    for case in cases() {
+        flip_each_byte(&case);
+    }
+}
+
+fn flip_each_byte(case: &Case) {
+    let files = &case.files;
+    let whole = Whole::new(files);
+    for_each_file(files, |name, bytes| {
+        let storage = storage_of(files);
+        let end = case.ends[name];
         for at in 0..bytes.len() {
             // One bit of each byte, another one each time; where something stands, more.
             let one = 1 << (at % 8);
             let patterns = [one, 0xff, !one, 0x80];
-            let patterns = if at < end {
+            let patterns = if at < end && at % case.step == 0 {
                 &patterns[..]
             } else {
                 &patterns[..1]
@@ -168,12 +201,18 @@ fn each_byte_with_each_pattern_is_found_or_harmless() {
 
 #[test]
 fn a_repair_of_any_flipped_byte_keeps_only_what_was_there() {
-    let files = compact();
-    let whole = Whole::new(&files);
-    for_each_file(&files, |name, bytes| {
+    for case in cases() {
+        repair_each_byte(&case);
+    }
+}
+
+fn repair_each_byte(case: &Case) {
+    let files = &case.files;
+    let whole = Whole::new(files);
+    for_each_file(files, |name, bytes| {
         // Every seventh: with the offset in the frame all parts of a header and a payload come up.
-        for at in (0..used(bytes)).step_by(7) {
-            let storage = storage_of(&files);
+        for at in (0..case.ends[name]).step_by(7 * case.step) {
+            let storage = storage_of(files);
             storage.corrupt(name, at as u64, 0x11).unwrap();
             whole.check_repair(&storage, || format!("{name}: byte {at}"));
         }
@@ -182,13 +221,21 @@ fn a_repair_of_any_flipped_byte_keeps_only_what_was_there() {
 
 #[test]
 fn each_truncation_is_found_or_harmless() {
-    let files = compact();
-    let whole = Whole::new(&files);
+    for case in cases() {
+        truncate(&case);
+    }
+}
+
+fn truncate(case: &Case) {
+    let files = &case.files;
+    let whole = Whole::new(files);
     let newest = files.keys().next_back().unwrap();
-    for_each_file(&files, |name, bytes| {
-        let end = used(bytes);
-        for len in (0..end + 64).chain((end + 64..bytes.len()).step_by(97)) {
-            let storage = storage_of(&files);
+    for_each_file(files, |name, bytes| {
+        let end = case.ends[name];
+        let until = bytes.len().min(end + 64);
+        let near = (0..until).step_by(case.step);
+        for len in near.chain((until..bytes.len()).step_by(97)) {
+            let storage = storage_of(files);
             storage.put_file(name, bytes[..len].to_vec());
             let what = || format!("{name} cut to {len}");
             if name == newest && len == 0 {
@@ -208,7 +255,7 @@ fn each_truncation_is_found_or_harmless() {
                 whole.check(&storage, what);
             }
             if len % 13 == 0 {
-                let storage = storage_of(&files);
+                let storage = storage_of(files);
                 storage.put_file(name, bytes[..len].to_vec());
                 whole.check_repair(&storage, || format!("{name} cut to {len}"));
             }
@@ -219,16 +266,22 @@ fn each_truncation_is_found_or_harmless() {
 
 #[test]
 fn zeroed_and_moved_sectors_are_found_or_harmless() {
-    let files = compact();
-    let whole = Whole::new(&files);
+    for case in cases() {
+        zero_and_move(&case);
+    }
+}
+
+fn zero_and_move(case: &Case) {
+    let files = &case.files;
+    let whole = Whole::new(files);
     let newest = files.keys().next_back().unwrap();
-    for_each_file(&files, |name, bytes| {
+    for_each_file(files, |name, bytes| {
         for size in [512, 4096] {
             for at in (0..bytes.len()).step_by(size) {
-                let storage = storage_of(&files);
+                let storage = storage_of(files);
                 let mut changed = bytes.to_vec();
                 changed[at..at + size].fill(0);
-                let is_last = name == newest && at + size >= used(bytes);
+                let is_last = name == newest && at + size >= case.ends[name];
                 storage.put_file(name, changed);
                 let what = || format!("{name}: {size} bytes from {at} zeroed");
                 if is_last {
@@ -237,11 +290,11 @@ fn zeroed_and_moved_sectors_are_found_or_harmless() {
                     whole.check(&storage, what);
                 }
                 // Written where another was meant to go: here, and in another segment.
-                for (other, source) in &files {
+                for (other, source) in files {
                     let from = (at + size) % source.len();
                     let mut changed = bytes.to_vec();
                     changed[at..at + size].copy_from_slice(&source[from..from + size]);
-                    let storage = storage_of(&files);
+                    let storage = storage_of(files);
                     storage.put_file(name, changed);
                     let what = || format!("{name}: {size} bytes of {other} from {from} at {at}");
                     if is_last {
@@ -259,8 +312,14 @@ fn zeroed_and_moved_sectors_are_found_or_harmless() {
 
 #[test]
 fn segments_lost_copied_and_swapped_are_found_or_harmless() {
-    let files = compact();
-    let whole = Whole::new(&files);
+    for case in cases() {
+        lose_and_swap(&case);
+    }
+}
+
+fn lose_and_swap(case: &Case) {
+    let files = &case.files;
+    let whole = Whole::new(files);
     let names: Vec<_> = files.keys().cloned().collect();
     for (place, name) in names.iter().enumerate() {
         let mut without = files.clone();

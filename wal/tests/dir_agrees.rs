@@ -38,6 +38,16 @@ enum Step {
     Sync {
         handle: usize,
     },
+    /// A handle is closed.
+    Close {
+        handle: usize,
+    },
+    Claim {
+        handle: usize,
+    },
+    Unclaim {
+        handle: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -52,6 +62,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(handle, at, data)| Step::Write { handle, at, data }),
         4 => (0..8usize, 0..5000u64, 0..600usize).prop_map(|(handle, at, len)| Step::Read { handle, at, len }),
         1 => (0..8usize).prop_map(|handle| Step::Sync { handle }),
+        2 => (0..8usize).prop_map(|handle| Step::Close { handle }),
+        2 => (0..8usize).prop_map(|handle| Step::Claim { handle }),
+        1 => (0..8usize).prop_map(|handle| Step::Unclaim { handle }),
     ]
 }
 
@@ -60,7 +73,7 @@ type Seen = Result<Vec<u8>, io::ErrorKind>;
 
 struct Side {
     storage: Arc<dyn Storage>,
-    handles: Vec<Arc<dyn StorageFile>>,
+    handles: Vec<Option<Arc<dyn StorageFile>>>,
 }
 
 impl Side {
@@ -74,15 +87,15 @@ impl Side {
     fn do_step(&mut self, step: &Step) -> Seen {
         let name = |n: &u8| format!("{n}.seg");
         let nothing = |()| Vec::new();
-        let handle = |n: &usize| self.handles.get(*n).cloned();
+        let handle = |n: &usize| self.handles.get(*n).cloned().flatten();
         let done = match step {
             Step::Create { name: n, len } => {
                 let file = self.storage.create(&name(n), *len);
-                file.map(|file| self.handles.push(file)).map(nothing)
+                file.map(|file| self.handles.push(Some(file))).map(nothing)
             }
             Step::Open { name: n } => {
                 let file = self.storage.open(&name(n));
-                file.map(|file| self.handles.push(file)).map(nothing)
+                file.map(|file| self.handles.push(Some(file))).map(nothing)
             }
             Step::Rename { from, to } => self.storage.rename(&name(from), &name(to)).map(nothing),
             Step::Remove { name: n } => self.storage.remove(&name(n)).map(nothing),
@@ -102,11 +115,23 @@ impl Side {
                 Ok(buf)
             }),
             Step::Sync { handle: n } => handle(n).map_or(Ok(()), |file| file.sync()).map(nothing),
+            Step::Close { handle: n } => {
+                self.handles.get_mut(*n).map(Option::take);
+                Ok(Vec::new())
+            }
+            Step::Claim { handle: n } => handle(n)
+                .map_or(Ok(false), |file| file.claim())
+                .map(|is_claimed| vec![u8::from(is_claimed)]),
+            Step::Unclaim { handle: n } => {
+                handle(n).map_or(Ok(()), |file| file.unclaim()).map(nothing)
+            }
         };
         done.map_err(|error| error.kind())
     }
 
-    fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+    fn contents(&mut self) -> BTreeMap<String, Vec<u8>> {
+        // What is claimed is not there for others.
+        self.handles.clear();
         let read = |name: String| {
             let file = self.storage.open(&name).unwrap();
             let mut contents = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
@@ -118,7 +143,7 @@ impl Side {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn dir_and_mem_do_the_same(steps in prop::collection::vec(step(), 0..40)) {
         let dir = tempfile::tempdir().unwrap();

@@ -93,7 +93,7 @@ fn heal_failed(node: &Node) {
 pub(super) async fn make_room(node: &Node) {
     let is_filling = || {
         let log = node.log.status();
-        log.bytes > log.limit / 4 * 3
+        log.bytes - log.recycled_bytes > log.limit / 4 * 3
     };
     if !is_filling() {
         return;

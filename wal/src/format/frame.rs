@@ -1,7 +1,7 @@
 //! The header of a frame, with a checksum of its own, and where frames lie in a segment.
 //!
 //! ```text
-//!  0  magic "WSHF"            4  version u16        6  flags u16 (bit 0: head)
+//!  0  magic "WSHF"            4  version u16        6  flags u16 (bit 0: head, bit 1: recycled)
 //!  8  segment u64            16  nonce u64         24  offset u64
 //! 32  payload length u32     36  records u32       40  synced segment u64   48  synced offset u64
 //! 56  previous checksum u32  60  payload CRC u32   64  zero u32             68  CRC32 of bytes 0..68
@@ -9,6 +9,9 @@
 //!
 //! Numbers are little-endian. The CRC at 68 is the frame's *checksum*: it covers the payload's CRC, so a chain
 //! of them covers everything.
+//!
+//! A head in a recycled file has both flags. A *mark* has only the second, and no payload: it makes a recycled file a
+//! spare of a segment, and gives way to the head. Those two are version 2, all other frames version 1.
 
 use crate::codec::Reader;
 
@@ -19,11 +22,14 @@ pub(crate) const HEADER: usize = 72;
 /// [`HEADER`] as an offset.
 pub(crate) const HEADER_LEN: u64 = 72;
 /// The version this program writes, and the newest it reads.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
+/// The version of all frames but those that say that their file is recycled.
+const PLAIN: u16 = 1;
 /// The first bytes of each frame.
 pub(crate) const MAGIC: [u8; 4] = *b"WSHF";
 
 const FLAG_HEAD: u16 = 1;
+const FLAG_RECYCLED: u16 = 2;
 
 /// A place in the log. Segments only grow, so places are ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +41,8 @@ pub(crate) struct Position {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) head: bool,
+    /// Of a head, or a mark: the file was another segment's, whose bytes stand where nothing was written since.
+    pub(crate) recycled: bool,
     pub(crate) segment: u64,
     pub(crate) nonce: u64,
     pub(crate) offset: u64,
@@ -53,16 +61,47 @@ pub(crate) enum NoHeader {
     /// Zeros, other bytes, or a checksum that does not match.
     Absent,
     /// A whole header of a newer version.
-    Newer(u16),
+    Newer(Newer),
+}
+
+/// What is known of a header of any version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Newer {
+    pub(crate) version: u16,
+    pub(crate) segment: u64,
+    pub(crate) nonce: u64,
+    pub(crate) offset: u64,
 }
 
 impl Header {
+    /// The mark of a recycled file that is to be a segment. `nonce`: of the opening that will write it.
+    pub(crate) fn mark(segment: u64, nonce: u64) -> Self {
+        Self {
+            head: false,
+            recycled: true,
+            segment,
+            nonce,
+            offset: 0,
+            payload_len: 0,
+            records: 0,
+            synced: Position::default(),
+            previous: 0,
+            payload_crc: crc32fast::hash(&[]),
+        }
+    }
+
+    pub(crate) const fn is_mark(&self) -> bool {
+        self.recycled && !self.head
+    }
+
     /// The header's bytes, and the frame's checksum.
     pub(crate) fn encode(&self) -> ([u8; HEADER], u32) {
         let mut out = [0; HEADER];
         out[0..4].copy_from_slice(&MAGIC);
-        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
-        let flags = if self.head { FLAG_HEAD } else { 0 };
+        let version = if self.recycled { VERSION } else { PLAIN };
+        out[4..6].copy_from_slice(&version.to_le_bytes());
+        let head = if self.head { FLAG_HEAD } else { 0 };
+        let flags = head | if self.recycled { FLAG_RECYCLED } else { 0 };
         out[6..8].copy_from_slice(&flags.to_le_bytes());
         out[8..16].copy_from_slice(&self.segment.to_le_bytes());
         out[16..24].copy_from_slice(&self.nonce.to_le_bytes());
@@ -95,6 +134,7 @@ impl Header {
         let flags = u16::from_le_bytes(reader.array(WHAT)?);
         let header = Self {
             head: flags & FLAG_HEAD != 0,
+            recycled: flags & FLAG_RECYCLED != 0,
             segment: reader.u64_le(WHAT)?,
             nonce: reader.u64_le(WHAT)?,
             offset: reader.u64_le(WHAT)?,
@@ -112,14 +152,25 @@ impl Header {
         if checksum != crc32fast::hash(&bytes[..HEADER - 4]) {
             return Ok(Err(NoHeader::Absent));
         }
-        // The checksum's place and reach are the same in all versions, so a newer one is told from damage.
+        // These places, and the checksum's reach, are the same in all versions, so a newer one is told from damage.
         if version > VERSION {
-            return Ok(Err(NoHeader::Newer(version)));
+            return Ok(Err(NoHeader::Newer(Newer {
+                version,
+                segment: header.segment,
+                nonce: header.nonce,
+                offset: header.offset,
+            })));
         }
-        if version == 0 || flags & !FLAG_HEAD != 0 {
-            return Ok(Err(NoHeader::Absent));
-        }
-        Ok(Ok((header, checksum)))
+        let is_known = match version {
+            PLAIN => flags & !FLAG_HEAD == 0,
+            VERSION => flags & !FLAG_HEAD == FLAG_RECYCLED,
+            _ => false,
+        };
+        Ok(if is_known {
+            Ok((header, checksum))
+        } else {
+            Err(NoHeader::Absent)
+        })
     }
 
     /// Where the frame ends.
@@ -158,6 +209,7 @@ mod tests {
     fn header() -> Header {
         Header {
             head: false,
+            recycled: false,
             segment: 7,
             nonce: 0x1234_5678_9abc_def0,
             offset: 4096,
@@ -174,23 +226,52 @@ mod tests {
 
     #[test]
     fn round_trips_and_each_flipped_bit_is_found() {
-        let (bytes, checksum) = header().encode();
-        assert_eq!(Header::decode(&bytes), Ok((header(), checksum)));
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes;
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Header::decode(&flipped), Err(NoHeader::Absent), "bit {bit}");
+        let recycled = Header {
+            head: true,
+            recycled: true,
+            ..header()
+        };
+        for header in [header(), recycled, Header::mark(9, 0xfeed)] {
+            let (bytes, checksum) = header.encode();
+            assert_eq!(Header::decode(&bytes), Ok((header, checksum)));
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes;
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Header::decode(&flipped), Err(NoHeader::Absent), "bit {bit}");
+            }
+            assert_eq!(Header::decode(&bytes[..71]), Err(NoHeader::Absent));
         }
-        assert_eq!(Header::decode(&bytes[..71]), Err(NoHeader::Absent));
+    }
+
+    #[test]
+    fn a_flag_that_its_version_has_not_is_no_header() {
+        for (version, flags) in [(0, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 6), (1, 4)] {
+            let (mut bytes, _) = header().encode();
+            bytes[4] = version;
+            bytes[6] = flags;
+            let crc = crc32fast::hash(&bytes[..HEADER - 4]);
+            bytes[HEADER - 4..].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(
+                Header::decode(&bytes),
+                Err(NoHeader::Absent),
+                "{version} {flags}"
+            );
+        }
     }
 
     #[test]
     fn a_newer_version_is_told_from_damage() {
         let (mut bytes, _) = header().encode();
-        bytes[4] = 2;
+        bytes[4] = 3;
         let crc = crc32fast::hash(&bytes[..HEADER - 4]);
         bytes[HEADER - 4..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Header::decode(&bytes), Err(NoHeader::Newer(2)));
+        let newer = Newer {
+            version: 3,
+            segment: 7,
+            nonce: 0x1234_5678_9abc_def0,
+            offset: 4096,
+        };
+        assert_eq!(Header::decode(&bytes), Err(NoHeader::Newer(newer)));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) struct Writer {
     pub(crate) synced: Synced,
     /// Something was written since the last sync.
     pub(crate) dirty: bool,
+    /// The segment's file was another's.
+    pub(crate) is_recycled: bool,
     pub(crate) buffer: Vec<u8>,
 }
 
@@ -117,6 +119,7 @@ impl Writer {
         let start = if head { 0 } else { self.next_start() };
         let header = Header {
             head,
+            recycled: head && self.is_recycled,
             segment: self.segment,
             nonce: self.nonce,
             offset: start,
@@ -172,6 +175,7 @@ impl Writer {
         self.segment = spare.id;
         self.file = Arc::clone(&spare.file);
         self.len = spare.len;
+        self.is_recycled = spare.is_recycled;
         self.end = 0;
         self.write(true, 0, |out| head.encode(out))?;
         Ok(())

@@ -1,4 +1,4 @@
-//! The keeper: a thread that makes segments ahead and takes away those that nobody needs.
+//! The keeper: a thread that makes segments ahead and takes away those that nobody needs; see `recycle` for their files.
 //!
 //! It never waits for a caller and calls no sink, so that a caller may wait for it. What it takes away is gone
 //! for good, so that a note of the first segment still needed, and the flushed marks that say why, are durable
@@ -88,40 +88,76 @@ impl Core {
             }
             let heads = state.room.head_bytes.saturating_mul(2) + state.room.reserve;
             let len = wanted.max(self.options.segment_bytes.into()).max(heads);
-            let is_beyond = state.file_bytes().saturating_add(len) > self.options.limit_bytes;
-            if is_beyond && !state.room.beyond {
-                return self.no_room(state, Full::Limit, len);
+            state = match self.add_spare(state, len) {
+                Ok(state) => state,
+                Err((state, why)) => return self.no_room(state, why, len),
+            };
+        }
+    }
+
+    /// Makes one more spare, of a file that waits where it can, or gives one of those up for its room; poisons the log
+    /// where the device fails. `Err`: why there is no room.
+    fn add_spare<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        len: u64,
+    ) -> Result<MutexGuard<'a, State>, (MutexGuard<'a, State>, Full)> {
+        let recycled = state.room.recycled.pop_if(|file| file.len == len);
+        let is_beyond = state.file_bytes().saturating_add(len) > self.options.limit_bytes;
+        if is_beyond && recycled.is_none() {
+            if let Some(other) = state.room.recycled.pop() {
+                return Ok(self.give_up(state, other));
             }
-            let id = state.room.next_id;
-            state.room.next_id += 1;
-            drop(state);
-            let made = self
-                .storage
-                .create(&segment_name(id), len)
-                .and_then(|file| self.storage.sync_dir().map(|()| file));
-            state = self.lock();
-            match made {
-                Ok(file) => {
-                    state.room.spares.push_back(Spare { id, file, len });
-                    if is_beyond {
-                        // One at a time; who still lacks room asks again.
-                        state.room.beyond = false;
-                        state.room.is_beyond = true;
-                    }
-                    state.plan_room();
-                }
-                Err(error) if is_full(&error) => {
-                    return self.no_room(state, Full::Device, len);
-                }
-                Err(error) => {
-                    let reason = format!("making segment {} failed: {error}", segment_name(id));
-                    self.poison(&mut state, &reason, Vec::new());
-                    drop(state);
-                    self.deliver(usize::MAX, None);
-                    state = self.lock();
-                }
+            if !state.room.beyond {
+                return Err((state, Full::Limit));
             }
         }
+        let id = state.room.next_id;
+        state.room.next_id += 1;
+        let nonce = state.segments.values().next_back().map_or(0, |s| s.nonce);
+        let was_there = recycled.is_some();
+        drop(state);
+        let made = match recycled {
+            Some(recycled) => self.use_again(recycled, id, nonce),
+            None => self.make_spare(id, len),
+        };
+        state = self.lock();
+        match made {
+            Ok(spare) => {
+                state.room.spares.push_back(spare);
+                if is_beyond {
+                    // One at a time; who still lacks room asks again.
+                    state.room.beyond = false;
+                    state.room.is_beyond = true;
+                }
+                state.plan_room();
+            }
+            // A file system that copies on write may want room for it; it is gone now, which made some.
+            Err(error) if is_full(&error) && was_there => {}
+            Err(error) if is_full(&error) => match state.room.recycled.pop() {
+                Some(other) => return Ok(self.give_up(state, other)),
+                None => return Err((state, Full::Device)),
+            },
+            Err(error) => {
+                let reason = format!("making segment {} failed: {error}", segment_name(id));
+                self.poison(&mut state, &reason, Vec::new());
+                drop(state);
+                self.deliver(usize::MAX, None);
+                state = self.lock();
+            }
+        }
+        Ok(state)
+    }
+
+    fn make_spare(&self, id: u64, len: u64) -> io::Result<Spare> {
+        let file = self.storage.create(&segment_name(id), len)?;
+        self.storage.sync_dir()?;
+        Ok(Spare {
+            id,
+            file,
+            len,
+            is_recycled: false,
+        })
     }
 
     fn no_room<'a>(
@@ -182,7 +218,7 @@ impl Core {
         self.call_thread(state);
     }
 
-    /// Removes the segments that a durable note has given up.
+    /// Removes the segments that a durable note has given up, or keeps their files for others.
     fn remove_noted<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let Some(first) = state.removable.take() else {
             return state;
@@ -194,9 +230,12 @@ impl Core {
         for instance in state.instances.iter_mut().flatten() {
             instance.index.truncate(first);
         }
+        let most = self.may_wait(&state);
         drop(state);
-        gone.keys().for_each(|&id| self.remove_segment(id));
-        self.lock()
+        let kept = self.retire(gone, most);
+        let mut state = self.lock();
+        state.room.recycled.extend(kept);
+        state
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - `state`: what it knows, under one mutex; `core`: what the handles share.
 //! - `submit`: the gate, Seqs, and who leads; `commit`: writing frames; `thread`: the log thread.
-//! - `keeper`: segments made ahead and taken away; `room`: what of them is promised to whom; `recover`, `scan`: reading segments back.
+//! - `keeper`: segments made ahead and taken away; `recycle`: files used again; `room`: what of them is promised to whom; `recover`, `scan`: reading segments back.
 //! - `repair`: giving up what damage made unreadable, so that the log opens again.
 //! - `index`, `read`, `sweep`, `tail`: reading records; `instance`: the handle of one hosting; `view`: reading without the lock.
 
@@ -15,6 +15,7 @@ mod keeper;
 mod open;
 mod read;
 mod recover;
+mod recycle;
 pub mod repair;
 mod room;
 mod scan;
@@ -244,6 +245,7 @@ impl Log {
         LogStatus {
             segments: crate::codec::len64(state.segments.len()),
             bytes: state.file_bytes(),
+            recycled_bytes: state.recycled_bytes(),
             limit: self.core().options.limit_bytes,
             syncs: metrics.syncs.load(Ordering::Relaxed),
             sync_latency_us: metrics.sync_us.load(Ordering::Relaxed),
@@ -266,7 +268,7 @@ impl Log {
     #[must_use]
     pub fn pinning(&self) -> Option<(InstanceId, Seq)> {
         let state = self.core().lock();
-        if state.file_bytes() <= self.core().options.limit_bytes / 4 * 3 {
+        if state.used_bytes() <= self.core().options.limit_bytes / 4 * 3 {
             return None;
         }
         let (_, oldest) = state.segments.iter().next()?;

@@ -8,6 +8,7 @@ use super::commit::Writer;
 use super::core::{Core, Metrics};
 use super::keeper::is_full;
 use super::recover::{Recovered, RecoveredSegment, recover};
+use super::recycle::remove_leftover;
 use super::room::{Room, Spare};
 use super::scan::{Chain, read_range, segment_name};
 use super::state::{Instance, Pending, Segment, State, ThreadState};
@@ -59,6 +60,11 @@ pub(super) fn open(
                 source,
             })?;
     }
+    remove_leftover(&*storage).map_err(|(file, source)| OpenError::Io {
+        op: "remove",
+        file,
+        source,
+    })?;
     let core = start(storage, options, recovered)?;
     Ok((core, report))
 }
@@ -174,7 +180,12 @@ fn first_spare(
         .create(&segment_name(id), len)
         .and_then(|file| storage.sync_dir().map(|()| file))
         .map_err(|source| create_error(id, len, source))?;
-    Ok(Spare { id, file, len })
+    Ok(Spare {
+        id,
+        file,
+        len,
+        is_recycled: false,
+    })
 }
 
 /// Writes the head, durably: what may have been cut behind `before` is void from then on.
@@ -196,6 +207,7 @@ fn first_writer(
             offset: chain.end,
         }),
         dirty: false,
+        is_recycled: false,
         buffer: Vec::new(),
     };
     let started = writer

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::index::Run;
-use super::scan::{Probe, probe, read_range};
+use super::scan::{Probe, probe_after, read_range};
 use super::state::InstanceIndex;
 use crate::error::{Damage, DamageKind, LogError};
-use crate::format::frame::{align_block, align8};
+use crate::format::frame::align8;
 use crate::format::payload::{Item, PayloadReader};
 use crate::record::Record;
 use crate::seqset::{SeqRange, SeqSet};
@@ -223,16 +223,10 @@ fn load(
     };
     let mut at = run.offset;
     while at < run.end {
-        let direct = align8(at);
-        let block = align_block(direct);
-        let standing = match probe(&bytes, run.offset, run.segment, direct) {
-            Probe::Absent => probe(&bytes, run.offset, run.segment, block),
-            standing => standing,
-        };
-        let frame = match standing {
-            Probe::Frame(frame) if frame.header.nonce == source.nonce => frame,
+        let frame = match probe_after(&bytes, run.offset, run.segment, source.nonce, at) {
+            Probe::Frame(frame) => frame,
             Probe::BadPayload(header) => return Err(damaged(header.offset, DamageKind::Payload)),
-            _ => return Err(damaged(direct, DamageKind::Header)),
+            _ => return Err(damaged(align8(at), DamageKind::Header)),
         };
         take_wanted(wanted, &bytes[frame.payload], frame.header.records, found)
             .map_err(|e| damaged(frame.header.offset, DamageKind::Contents(e.to_string())))?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::index::Index;
 use super::repair::forget_lost;
-use super::scan::{Chain, Frame, Probe, headers_from, probe, promised_past};
+use super::scan::{Chain, Frame, Probe, headers_from, nonce_of, probe, promised_past};
 use super::scan::{read_file, read_file_into, read_range, segment_id, segment_name};
 use crate::codec::FormatError;
 use crate::error::{Damage, DamageKind, OpenError};
@@ -172,8 +172,8 @@ fn read_head(storage: &dyn Storage, id: u64) -> Result<Result<Candidate, Vec<u8>
     let bytes = read_first_frame(&*file).map_err(io_error("read", id))?;
     match probe(&bytes, 0, id, 0) {
         // R5: written by a newer version.
-        Probe::Newer(found) => Err(OpenError::NewerFormat {
-            found,
+        Probe::Newer(newer) => Err(OpenError::NewerFormat {
+            found: newer.version,
             supported: VERSION,
             segment: id,
         }),
@@ -212,16 +212,20 @@ fn read_first_frame(file: &dyn StorageFile) -> io::Result<Vec<u8>> {
 /// Whether a segment without a head shows that it had one. A file is made with its length before anything is written
 /// to it, so a shorter one was cut; and a whole header of another segment was put there by no log.
 pub(super) fn is_damaged_head(id: u64, bytes: &[u8]) -> bool {
+    let first = Header::decode(bytes).ok().map(|(header, _)| header);
+    if first.is_some_and(|header| header.is_mark() && header.segment == id) {
+        return false; // no head ever took the place of the mark
+    }
     let starts_ours = bytes.iter().zip(MAGIC).all(|(&byte, magic)| byte == magic);
     let is_cut = crate::codec::len64(bytes.len()) < u64::from(MIN_SEGMENT_BYTES);
-    let is_other = Header::decode(bytes).is_ok_and(|(header, _)| header.segment != id);
+    let is_other = first.is_some_and(|header| header.segment != id);
     is_other || (is_cut && starts_ours && !bytes.is_empty())
 }
 
 /// Decides about a last segment without a head.
 fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
     // R4: a later frame says that the head was durable.
-    if let Some(promised) = promised_past(bytes, id, None, 0) {
+    if let Some(promised) = promised_past(bytes, id, nonce_of(bytes, id), 0) {
         let promised = if promised.segment > id {
             u64::MAX
         } else {
@@ -253,6 +257,20 @@ fn check_headless(id: u64, bytes: &[u8]) -> Result<(), OpenError> {
     }
     // R8: a spare, or a head that tore before anything was promised.
     Ok(())
+}
+
+/// How many bytes behind the chain's end were written and are not part of it; `None`: none that show. In a recycled file
+/// other bytes are what its earlier life left, so that only whole headers of this segment show.
+fn beyond(bytes: &[u8], chain: &Chain, is_recycled: bool) -> Option<u64> {
+    let end = if is_recycled {
+        let headers = headers_from(bytes, chain.segment, Some(chain.nonce), chain.end);
+        headers.map(|header| header.end()).max()?
+    } else {
+        let start = usize::try_from(chain.end).unwrap_or(usize::MAX);
+        let last = bytes.get(start..)?.iter().rposition(|&byte| byte != 0)?;
+        chain.end + crate::codec::len64(last + 1)
+    };
+    Some(end.min(crate::codec::len64(bytes.len())) - chain.end)
 }
 
 impl Recovered {
@@ -304,18 +322,19 @@ impl Recovered {
                     self.apply_frame(&mut segment, &frame, bytes)?;
                     segment.chain.advance(&frame);
                 }
-                Probe::Newer(found) => {
+                Probe::Newer(newer) => {
                     return Err(OpenError::NewerFormat {
-                        found,
+                        found: newer.version,
                         supported: VERSION,
                         segment: id,
                     });
                 }
                 Probe::Absent | Probe::BadPayload(_) => {
-                    let made = candidate.head.file_len;
-                    if self.stopped(&mut segment, bytes, made, until.is_some())? {
-                        break;
+                    // Where a successor names an end, that is compared below.
+                    if until.is_none() {
+                        self.stopped(&segment, bytes, candidate)?;
                     }
+                    break;
                 }
             }
         }
@@ -331,18 +350,16 @@ impl Recovered {
         Ok(())
     }
 
-    /// The walk found no frame: decides whether the log ends here. `Ok(false)`: look again.
+    /// The walk found no frame: decides whether the log ends here.
     fn stopped(
         &mut self,
-        segment: &mut RecoveredSegment,
+        segment: &RecoveredSegment,
         bytes: &[u8],
-        made: u64,
-        has_successor: bool,
-    ) -> Result<bool, OpenError> {
+        candidate: &Candidate,
+    ) -> Result<(), OpenError> {
         let chain = segment.chain;
-        if has_successor {
-            return Ok(true); // the caller compares with what the successor names
-        }
+        let made = candidate.head.file_len;
+        let is_recycled = candidate.frame.header.recycled;
         let promised = promised_past(bytes, chain.segment, Some(chain.nonce), chain.end);
         let here = Position {
             segment: chain.segment,
@@ -356,20 +373,17 @@ impl Recovered {
         if segment.len < made {
             return Err(self.damage(segment, bytes, chain.end, Some(made)));
         }
-        let start = usize::try_from(chain.end).unwrap_or(usize::MAX);
-        let rest = bytes.get(start..).unwrap_or(&[]);
-        let written = rest.iter().rposition(|&byte| byte != 0);
-        self.tail = match written {
+        self.tail = match beyond(bytes, &chain, is_recycled) {
             // R1: a clean end.
             None => LogEnd::Clean,
             // R2: a torn tail.
-            Some(last) => LogEnd::Torn {
+            Some(bytes_cut) => LogEnd::Torn {
                 segment: chain.segment,
                 offset: chain.end,
-                bytes_cut: crate::codec::len64(last + 1),
+                bytes_cut,
             },
         };
-        Ok(true)
+        Ok(())
     }
 
     /// Describes the damage at the end of a segment's chain: what is wrong there, and whose records it cost.

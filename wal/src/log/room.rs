@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::recycle::Recycled;
 use super::state::{Entry, Instance, State, What, note_size};
 use crate::codec::len64;
 use crate::format::frame::{BLOCK, HEADER_LEN};
@@ -27,6 +28,8 @@ pub(crate) struct Spare {
     pub(crate) id: u64,
     pub(crate) file: Arc<dyn StorageFile>,
     pub(crate) len: u64,
+    /// It was another segment's.
+    pub(crate) is_recycled: bool,
 }
 
 /// What room is wanted for, by how much of the last room it must leave.
@@ -71,6 +74,8 @@ pub(crate) struct Room {
     /// Bytes after the last frame of the current segment.
     pub(crate) current: u64,
     pub(crate) spares: VecDeque<Spare>,
+    /// Files that wait to be spares again.
+    pub(crate) recycled: Vec<Recycled>,
     /// Strays and replaced spares, to be removed.
     pub(crate) garbage: Vec<u64>,
     pub(crate) next_id: u64,

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::format::frame::{HEADER, Header, MAGIC, NoHeader, Position, align_block, align8};
+use crate::format::frame::{HEADER, Header, MAGIC, Newer, NoHeader, Position, align_block, align8};
 use crate::storage::StorageFile;
 
 /// What segment files are named: their id in 16 hexadecimal digits.
@@ -19,6 +19,18 @@ pub(crate) fn segment_id(name: &str) -> Option<Result<u64, ()>> {
         id.filter(|&id| segment_name(id) == name && id > 0)
             .ok_or(()),
     )
+}
+
+/// What the file of a removed segment is named while it waits to be filled again.
+pub(crate) fn recycled_name(id: u64) -> String {
+    format!("{id:016x}.recycled")
+}
+
+pub(crate) fn is_recycled_name(name: &str) -> bool {
+    let id = name
+        .strip_suffix(".recycled")
+        .and_then(|stem| u64::from_str_radix(stem, 16).ok());
+    id.is_some_and(|id| recycled_name(id) == name)
 }
 
 /// Reads a whole file.
@@ -81,7 +93,22 @@ pub(crate) enum Probe {
     /// The header is whole, the payload is not.
     BadPayload(Header),
     Absent,
-    Newer(u16),
+    Newer(Newer),
+}
+
+impl Probe {
+    /// Nothing, unless this opening wrote it. A recycled file has bytes of its earlier lives between frames and behind
+    /// the last: a frame of those has another segment's id, and what in a record's body looks like a frame of this
+    /// segment has not its nonce, which is random and never told to who writes records.
+    fn of_opening(self, nonce: u64) -> Self {
+        let found = match &self {
+            Self::Frame(frame) => frame.header.nonce,
+            Self::BadPayload(header) => header.nonce,
+            Self::Newer(newer) => newer.nonce,
+            Self::Absent => return self,
+        };
+        if found == nonce { self } else { Self::Absent }
+    }
 }
 
 /// Looks for a frame at `at` of segment `segment`, whose bytes from offset `start` on are `bytes`.
@@ -95,7 +122,13 @@ pub(crate) fn probe(bytes: &[u8], start: u64, segment: u64, at: u64) -> Probe {
     let (header, checksum) = match Header::decode(here) {
         Ok(found) => found,
         Err(NoHeader::Absent) => return Probe::Absent,
-        Err(NoHeader::Newer(version)) => return Probe::Newer(version),
+        // Whatever a file starts with decides what it is; further on it may be a recycled file's old bytes.
+        Err(NoHeader::Newer(newer))
+            if at == 0 || (newer.segment, newer.offset) == (segment, at) =>
+        {
+            return Probe::Newer(newer);
+        }
+        Err(NoHeader::Newer(_)) => return Probe::Absent,
     };
     if header.segment != segment || header.offset != at {
         return Probe::Absent;
@@ -118,6 +151,25 @@ pub(crate) fn probe(bytes: &[u8], start: u64, segment: u64, at: u64) -> Probe {
         }),
         None => Probe::BadPayload(header),
     }
+}
+
+/// Looks for the frame of an opening that goes on behind one that ends at `end`: directly after it, or at the next
+/// block. The other arguments are as for [`probe`].
+pub(crate) fn probe_after(bytes: &[u8], start: u64, segment: u64, nonce: u64, end: u64) -> Probe {
+    let direct = align8(end);
+    let block = align_block(direct);
+    match probe(bytes, start, segment, direct).of_opening(nonce) {
+        Probe::Absent if block != direct => probe(bytes, start, segment, block).of_opening(nonce),
+        found => found,
+    }
+}
+
+/// The nonce that all frames of a segment carry, where what its file starts with says so: its head's header, or the mark
+/// of a recycled spare.
+pub(crate) fn nonce_of(bytes: &[u8], segment: u64) -> Option<u64> {
+    let (header, _) = Header::decode(bytes).ok()?;
+    let is_start = (header.segment, header.offset) == (segment, 0);
+    (is_start && (header.head || header.is_mark())).then_some(header.nonce)
 }
 
 /// Where a chain of frames stands.
@@ -143,12 +195,13 @@ impl Chain {
 
     /// Only this opening's frames, and only the one after the last, go on.
     fn accept(&self, found: Probe) -> Probe {
+        let found = found.of_opening(self.nonce);
         let header = match &found {
             Probe::Frame(frame) => &frame.header,
             Probe::BadPayload(header) => header,
             Probe::Absent | Probe::Newer(_) => return found,
         };
-        if header.nonce == self.nonce && header.previous == self.checksum && !header.head {
+        if header.previous == self.checksum && !header.head {
             found
         } else {
             Probe::Absent

@@ -416,8 +416,13 @@ impl State {
         }
     }
 
-    /// Bytes of all segment files.
+    /// Bytes of all files.
     pub(crate) fn file_bytes(&self) -> u64 {
+        self.used_bytes() + self.recycled_bytes()
+    }
+
+    /// Bytes of segments and spares.
+    pub(crate) fn used_bytes(&self) -> u64 {
         let spares: u64 = self.room.spares.iter().map(|spare| spare.len).sum();
         self.segments
             .values()

@@ -12,11 +12,10 @@ use bytes::Bytes;
 
 use super::core::Core;
 use super::read::after;
-use super::scan::{Probe, probe, read_range_into};
+use super::scan::{Probe, probe_after, read_range_into};
 use super::state::{InstanceIndex, State};
 use crate::codec::FormatError;
 use crate::error::LogError;
-use crate::format::frame::{align_block, align8};
 use crate::format::payload::{Item, PayloadReader, RecordItem};
 use crate::record::{Record, RecordKind};
 use crate::seqset::{SeqRange, SeqSet};
@@ -289,17 +288,13 @@ impl Sweep {
     /// Takes the records of the next frame; `false` if it is damaged.
     fn take_frame(&mut self, walk: &mut Walk) -> bool {
         let (span, bytes) = (&walk.span, &walk.bytes);
-        let direct = align8(walk.at);
-        let standing = match probe(bytes, span.start, span.segment, direct) {
-            Probe::Absent => probe(bytes, span.start, span.segment, align_block(direct)),
-            standing => standing,
-        };
+        let standing = probe_after(bytes, span.start, span.segment, span.nonce, walk.at);
         let Probe::Frame(frame) = standing else {
             return false;
         };
         walk.at = frame.header.end();
         let payload = &bytes[frame.payload];
-        frame.header.nonce == span.nonce && self.take_items(payload, frame.header.records).is_ok()
+        self.take_items(payload, frame.header.records).is_ok()
     }
 
     fn take_items(&mut self, payload: &[u8], items: u32) -> Result<(), FormatError> {

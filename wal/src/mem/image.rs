@@ -16,6 +16,10 @@ pub(super) struct FileImage {
     live: Vec<u8>,
     durable_len: usize,
     dirty: BTreeMap<usize, DirtySector>,
+    /// Open handles of it.
+    pub(super) handles: usize,
+    /// One of them wants it for other contents.
+    pub(super) is_claimed: bool,
 }
 
 #[derive(Debug)]
@@ -32,6 +36,8 @@ impl FileImage {
             durable_len: live.len(),
             live,
             dirty: BTreeMap::new(),
+            handles: 0,
+            is_claimed: false,
         }
     }
 

@@ -123,7 +123,15 @@ pub(crate) fn contents_of(view: &LogView) -> Contents {
     let instances = view.instances().into_iter();
     instances
         .map(|instance| {
-            let ranges = instance.has.intervals().collect::<Vec<_>>();
+            // A reader ends at the first that is gone: what is flushed is read by itself.
+            let halves = |range: SeqRange| {
+                let flushed = instance.flushed;
+                let low = SeqRange::new(range.first(), range.last().min(flushed));
+                let high = SeqRange::new(range.first().max(flushed.next()), range.last());
+                low.into_iter().chain(high)
+            };
+            let ranges = instance.has.intervals().flat_map(halves);
+            let ranges = ranges.collect::<Vec<_>>();
             let records = ranges
                 .into_iter()
                 .flat_map(|range| view.read(instance.id, range));
@@ -176,4 +184,83 @@ pub(crate) fn used(bytes: &[u8]) -> usize {
 
 pub(crate) fn term(opening: u64) -> Term {
     Term::new(Epoch(1), opening)
+}
+
+/// Waits for what the log's threads are about to do.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        // One that never comes fails the test instead of wedging it.
+        assert!(begun.elapsed().as_secs() < 60, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Whether a segment's head says that its file was another's.
+pub(crate) fn is_recycled(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"WSHF") && bytes[6] == 3
+}
+
+/// Whether a segment has a head.
+pub(crate) fn has_head(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"WSHF") && bytes[6] & 1 == 1
+}
+
+/// Hosts an owner and starts its term.
+pub(crate) fn owner(log: &Log, id: InstanceId) -> InstanceLog {
+    let owner = log.instance(id).unwrap_or_else(|| {
+        log.host(ShardId(id.0 as u64), id, Seq::ZERO, Vec::new())
+            .unwrap()
+    });
+    let term = owner.next_term(Epoch(1));
+    owner.start_term(term, Seq::ZERO).unwrap().wait().unwrap();
+    owner
+}
+
+/// Writes, and has all of it flushed, until `wait` files wait to be filled again.
+pub(crate) fn let_wait(log: &Log, owner: &InstanceLog, wait: u64) {
+    let segment = u64::from(options().segment_bytes);
+    while log.status().segments < wait + 1 {
+        put(owner, 1, 6000, Durability::Sync);
+    }
+    log.instances()
+        .iter()
+        .for_each(|i| i.set_flushed(i.watermarks().durable));
+    until("files wait", || {
+        log.status().recycled_bytes >= wait * segment
+    });
+}
+
+/// A closed log of three segments, each in a file that was another's before, and a hold.
+pub(crate) fn recycled() -> BTreeMap<String, Vec<u8>> {
+    let storage = MemStorage::new();
+    let log = open(&storage);
+    let owners = OWNERS.map(|id| owner(&log, id));
+    let_wait(&log, &owners[0], 5);
+    // Fills the spare, too, which was made before.
+    while log.status().segments < 3 {
+        put(&owners[1], 1, 6000, Durability::Sync);
+    }
+    log.instances()
+        .iter()
+        .for_each(|i| i.set_flushed(i.watermarks().durable));
+    until("one segment is left", || log.status().segments == 1);
+    let mut n = 0;
+    while log.status().segments < 3 {
+        n += 1;
+        let durability = if n % 3 == 0 {
+            Durability::Sync
+        } else {
+            Durability::Buffered
+        };
+        put(&owners[n as usize % 2], n, 2500, durability);
+    }
+    let from = owners[0].watermarks().durable;
+    owners[0].hold("kept", from, BUDGET).unwrap();
+    log.close().unwrap();
+    let mut files = image(&storage.crash(Survival::None));
+    files.retain(|name, bytes| name.ends_with(".seg") && has_head(bytes));
+    assert_eq!(files.len(), 3);
+    assert!(files.values().all(|bytes| is_recycled(bytes)));
+    files
 }

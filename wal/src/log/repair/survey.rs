@@ -118,9 +118,8 @@ impl<'a> Survey<'a> {
             },
             max: HashMap::new(),
         };
-        let until = live.until.map(|until| until.end);
         let made = live.outline.head.as_ref().map(|head| head.file_len);
-        let walked = walk(&bytes, id, until, made)?;
+        let walked = walk(&bytes, id, live.until, made)?;
         if walked.pieces.is_empty() && live.outline.is_beheaded {
             self.lose(id, 0..live.outline.len, false);
         }

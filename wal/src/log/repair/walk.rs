@@ -14,7 +14,7 @@ use crate::format::head::{Head, Predecessor};
 use crate::format::payload::{Item, PayloadReader};
 use crate::log::recover::{io_error, is_damaged_head};
 use crate::log::scan::{
-    Chain, Frame, Probe, headers_from, probe, promised_past, read_file, segment_name,
+    Chain, Frame, Probe, headers_from, nonce_of, probe, promised_past, read_file, segment_name,
 };
 use crate::record::{RecordKind, StartBody};
 use crate::storage::{Storage, StorageFile};
@@ -85,11 +85,12 @@ fn outline(storage: &dyn Storage, id: u64) -> Result<Outline, OpenError> {
         .map_err(io_error("open", id))?;
     let bytes = read_file(&*file).map_err(io_error("read", id))?;
     let head = match probe(&bytes, 0, id, 0) {
-        Probe::Newer(found) => return Err(newer(id, found)),
+        Probe::Newer(found) => return Err(newer(id, found.version)),
         Probe::Frame(frame) if frame.header.head => Head::decode(&bytes[frame.payload]).ok(),
         _ => None,
     };
-    let mut headers = headers_from(&bytes, id, None, 0);
+    let nonce = nonce_of(&bytes, id);
+    let mut headers = headers_from(&bytes, id, nonce, 0);
     Ok(Outline {
         id,
         len: len64(bytes.len()),
@@ -97,7 +98,7 @@ fn outline(storage: &dyn Storage, id: u64) -> Result<Outline, OpenError> {
         head,
         is_written: bytes.iter().any(|&byte| byte != 0),
         has_frames: headers.any(|header| whole(&bytes, id, header.offset).is_some()),
-        is_promised: promised_past(&bytes, id, None, 0).is_some(),
+        is_promised: promised_past(&bytes, id, nonce, 0).is_some(),
         file,
     })
 }
@@ -198,9 +199,12 @@ pub(super) fn items(payload: &[u8], count: u32) -> Result<Vec<Item>, FormatError
 pub(super) fn walk(
     bytes: &[u8],
     id: u64,
-    until: Option<u64>,
+    named: Option<Predecessor>,
     made: Option<u64>,
 ) -> Result<Walked, OpenError> {
+    // Where it is known, so that a recycled file's old bytes are nobody's frames.
+    let nonce = nonce_of(bytes, id).or(named.map(|named| named.nonce));
+    let until = named.map(|named| named.end);
     let limit = until.unwrap_or(len64(bytes.len()));
     let mut walked = Walked::default();
     let mut at = 0;
@@ -222,11 +226,11 @@ pub(super) fn walk(
             walked.pieces.push(Piece::Frame(frame));
             continue;
         }
-        let mut later = headers_from(bytes, id, None, at)
+        let mut later = headers_from(bytes, id, nonce, at)
             .filter_map(|header| whole(bytes, id, header.offset))
             .filter(|frame| frame.header.end() <= limit);
         let promised = until.or_else(|| {
-            let promised = promised_past(bytes, id, None, at)?;
+            let promised = promised_past(bytes, id, nonce, at)?;
             Some(if promised.segment > id {
                 limit
             } else {
@@ -256,7 +260,7 @@ pub(super) fn walk(
 /// The frame that goes on from here, by the rule of recovery.
 fn next_of(chain: Chain, bytes: &[u8]) -> Result<Option<Frame>, OpenError> {
     match chain.next(bytes) {
-        Probe::Newer(found) => Err(newer(chain.segment, found)),
+        Probe::Newer(found) => Err(newer(chain.segment, found.version)),
         Probe::Frame(frame) => Ok(whole(bytes, chain.segment, frame.header.offset)),
         Probe::BadPayload(_) | Probe::Absent => Ok(None),
     }

@@ -16,6 +16,7 @@ use crate::log::commit::Writer;
 use crate::log::core::Metrics;
 use crate::log::keeper::is_full;
 use crate::log::recover::{io_error, list_segments, recover};
+use crate::log::recycle::remove_leftover;
 use crate::log::room::Spare;
 use crate::log::scan::{read_file, segment_name};
 use crate::storage::{Storage, StorageFile};
@@ -52,6 +53,12 @@ impl RepairPlan {
         storage: &Arc<dyn Storage>,
         aside: &dyn Storage,
     ) -> Result<RepairReport, OpenError> {
+        // They hold nothing of the log, and their room may be what is missing.
+        remove_leftover(&**storage).map_err(|(file, source)| OpenError::Io {
+            op: "remove",
+            file,
+            source,
+        })?;
         let needed = self.room_bytes();
         let free = storage
             .free_bytes()
@@ -118,6 +125,7 @@ impl RepairPlan {
             id: parts.id,
             file: Arc::clone(&file),
             len: self.segment_bytes,
+            is_recycled: false,
         };
         let mut writer = Writer {
             segment: parts.id,
@@ -128,6 +136,7 @@ impl RepairPlan {
             checksum: parts.stays.map_or(0, |stays| stays.checksum),
             synced,
             dirty: false,
+            is_recycled: false,
             buffer: Vec::new(),
         };
         let head = Head {
