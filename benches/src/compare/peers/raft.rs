@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use protobuf::well_known_types::BytesValue;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 
+use crate::compare::contest::Contender;
 use crate::compare::drive::threads;
 use crate::compare::error::CompareError;
 use crate::compare::load::Writes;
-use crate::compare::rounds::Contender;
 
 pub(crate) const NAME: &str = "raft-engine";
 pub(crate) const MODE: &str = "entries, fdatasync for each write group, no compression, log files of 32 MiB that are recycled and were filled before";

@@ -2,10 +2,10 @@
 
 use redb::{Database, TableDefinition};
 
+use crate::compare::contest::Contender;
 use crate::compare::drive::threads;
 use crate::compare::error::redb_error;
 use crate::compare::load::Writes;
-use crate::compare::rounds::Contender;
 
 pub(crate) const NAME: &str = "redb";
 pub(crate) const MODE: &str = "one database, defaults; a transaction for each write, durability immediate (one writer at a time)";
