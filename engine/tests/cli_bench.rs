@@ -31,11 +31,12 @@ fn the_quick_bench_measures_every_load_and_what_shards_cost() {
         let of: Vec<_> = rows.iter().filter(|row| row["load"] == load).collect();
         assert!(!of.is_empty(), "{load}");
         for row in of {
-            for field in [
-                "requests", "per_s", "p50_us", "p99_us", "max_us", "fsync_ms",
-            ] {
+            for field in ["requests", "per_s", "fsync_ms"] {
                 assert!(row[field].as_f64().unwrap() > 0.0, "{load}.{field}: {row}");
             }
+            let time = |field: &str| row[field].as_u64().unwrap();
+            let times = ["p50_us", "p99_us", "p999_us", "max_us"].map(time);
+            assert!(times.is_sorted(), "{load}: {row}");
         }
     }
     let moving = rows.iter().find(|row| row["migrate"] == true).unwrap();
@@ -78,11 +79,11 @@ fn reads_find_what_is_there_and_nothing_else() {
             row["found"].as_u64().unwrap(),
             row["requests"].as_u64().unwrap(),
         );
-        match row["load"].as_str().unwrap() {
-            "miss" => assert_eq!(found, 0, "{row}"),
-            // The others are writes.
-            "mixed" => assert!(found > 0 && found <= requests, "{row}"),
-            _ => assert_eq!(found, requests, "{row}"),
+        let writes = row["writes"].as_u64().unwrap();
+        if row["load"] == "miss" {
+            assert_eq!(found, 0, "{row}");
+        } else {
+            assert_eq!(found + writes, requests, "{row}");
         }
         let beside = row["writes_beside_per_s"].as_f64();
         assert_eq!(beside.is_some(), row["load"] == "get-while-put", "{row}");
@@ -96,14 +97,12 @@ fn a_write_of_several_keys_is_one_write() {
         &format!("--batch 5 --in-flight 1 --seconds 0.3 --warm-up 0.02 --keys 500"),
     );
     let row = &rows(&document)[0];
-    let (keys, requests) = (
-        row["per_s"].as_f64().unwrap(),
-        row["requests_per_s"].as_f64().unwrap(),
-    );
-    // Both are rounded.
-    assert!((keys - 5.0 * requests).abs() <= 5.0, "{row}");
-    // One writer that waits needs a sync for each; the last may have begun before the time that counts was over.
-    assert!(row["syncs_per_1000"].as_f64().unwrap() > 500.0, "{row}");
+    let number = |field: &str| row[field].as_f64().unwrap();
+    let keys = number("per_s") * number("seconds");
+    assert!((keys - 5.0 * number("requests")).abs() < 0.5, "{row}");
+    // One writer that waits needs a sync for each write, but for those at both ends of the time that counts.
+    let syncs = number("syncs_per_1000") * number("writes") / 1000.0;
+    assert!(syncs >= number("writes") - 2.0, "{row}");
 }
 
 #[test]

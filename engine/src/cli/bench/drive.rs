@@ -25,6 +25,8 @@ const SCANNED: u64 = 100;
 const MIXED: u64 = 10;
 /// Writes in flight beside measured reads.
 const BESIDE: u32 = 64;
+/// How long until it is looked again whether anything was counted.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// What a thread of ours needs; the default of 2 MiB would be a gigabyte of addresses for 512 of them.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -121,6 +123,17 @@ struct Work {
     keys: u64,
     text: Bytes,
     phase: Arc<AtomicU8>,
+    /// Whether any request has been counted, or a caller has ended.
+    counted: Arc<AtomicBool>,
+}
+
+/// Tells that a caller has ended, however it did.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Work {
@@ -135,6 +148,7 @@ impl Work {
             keys: stage.keys,
             text: stage.text.clone(),
             phase: Arc::clone(phase),
+            counted: Arc::default(),
         }
     }
 
@@ -225,11 +239,13 @@ impl Work {
 
     fn thread(&self, seed: u64) -> Result<Tally, Error> {
         let (mut random, mut tally) = (Random::new(seed), Tally::default());
+        let _ends = Ends(&self.counted);
         while self.phase() != OVER {
             let begin = Instant::now();
             let done = self.wait(self.request(&mut random))?;
             if self.phase() == COUNTS {
                 tally.add(done, begin.elapsed());
+                self.counted.store(true, Ordering::Relaxed);
             }
         }
         Ok(tally)
@@ -237,11 +253,13 @@ impl Work {
 
     async fn task(self: Arc<Self>, seed: u64) -> Result<Tally, Error> {
         let (mut random, mut tally) = (Random::new(seed), Tally::default());
+        let _ends = Ends(&self.counted);
         while self.phase() != OVER {
             let begin = Instant::now();
             let done = self.ask(self.request(&mut random)).await?;
             if self.phase() == COUNTS {
                 tally.add(done, begin.elapsed());
+                self.counted.store(true, Ordering::Relaxed);
             }
         }
         Ok(tally)
@@ -331,12 +349,14 @@ fn run_callers(
     phase: &Arc<AtomicU8>,
 ) -> Result<Measured, Failure> {
     let work = Work::of(stage, cell, phase);
+    let mut counted = vec![Arc::clone(&work.counted)];
     let callers = Callers::begin(work, cell.form, cell.in_flight, &stage.runtime)?;
     let beside = (cell.load == Load::GetWhilePut).then(|| {
         let work = Work {
             load: Load::Put,
             ..Work::of(stage, cell, phase)
         };
+        counted.push(Arc::clone(&work.counted));
         Callers::begin(work, Form::Async, BESIDE, &stage.runtime)
     });
     std::thread::sleep(pace.warm_up);
@@ -344,6 +364,10 @@ fn run_callers(
     let begin = Instant::now();
     phase.store(COUNTS, Ordering::Relaxed);
     std::thread::sleep(pace.measured);
+    // A row without a single request would tell nothing: on a slow or busy machine its time is longer.
+    while !counted.iter().all(|any| any.load(Ordering::Relaxed)) {
+        std::thread::sleep(LOOK_AGAIN);
+    }
     phase.store(OVER, Ordering::Relaxed);
     let (time, after) = (begin.elapsed(), Counters::now(stage));
     let asked = callers.end(&stage.runtime);

@@ -19,18 +19,21 @@ pub(super) struct Moves {
     pub(super) longest_pause_us: u64,
 }
 
-/// Moves until it is over; the shard is with `home` again afterwards.
+/// Moves once at least, and until it is over; the shard is with `home` again afterwards.
 ///
 /// # Errors
 /// When the shard could not be brought home.
 pub(super) fn keep_moving(home: &Engine, away: &Engine, over: &AtomicBool) -> Result<Moves, Error> {
     let mut moves = Moves::default();
     let mut at_home = true;
-    while !over.load(Ordering::Relaxed) {
+    loop {
         let (from, to) = if at_home { (home, away) } else { (away, home) };
         match one(from, to, &mut moves) {
             Ok(()) => at_home = !at_home,
             Err(_) => moves.given_up += 1,
+        }
+        if over.load(Ordering::Relaxed) {
+            break;
         }
     }
     if !at_home {

@@ -42,6 +42,8 @@ pub(super) struct Row {
     cell: Cell,
     seconds: f64,
     requests: u64,
+    /// Requests that were writes.
+    writes: u64,
     /// Keys a second: written, asked for, or scanned.
     per_s: f64,
     requests_per_s: f64,
@@ -75,7 +77,7 @@ struct Moved {
 impl Row {
     pub(super) fn new(cell: &Cell, measured: &Measured, fsync_ms: f64) -> Self {
         let seconds = measured.time.as_secs_f64();
-        let per_s = |count: u64| (count as f64 / seconds).round();
+        let per_s = |count: u64| count as f64 / seconds;
         let (asked, beside) = (&measured.asked, &measured.beside);
         let writes = asked.writes + beside.writes;
         let written = asked.written_bytes + beside.written_bytes;
@@ -86,6 +88,7 @@ impl Row {
             cell: *cell,
             seconds,
             requests: asked.requests,
+            writes: asked.writes,
             per_s: per_s(asked.keys),
             requests_per_s: per_s(asked.requests),
             mb_s: asked.bytes as f64 / 1e6 / seconds,
