@@ -40,10 +40,11 @@ pub struct Row {
     pub ours_cpu_us_per_write: Option<f64>,
     /// The same of the peer.
     pub theirs_cpu_us_per_write: Option<f64>,
-    /// Bytes that went to the device for one of this engine's writes: log, flushes and compactions of the slice.
-    pub ours_device_bytes_per_write: Option<f64>,
+    /// Bytes handed to write calls for one of this engine's writes: log, flushes and compactions of the slice. Writes into
+    /// mapped memory are not in it.
+    pub ours_written_bytes_per_write: Option<f64>,
     /// The same of the peer.
-    pub theirs_device_bytes_per_write: Option<f64>,
+    pub theirs_written_bytes_per_write: Option<f64>,
 }
 
 impl Row {
@@ -156,7 +157,7 @@ pub fn table(document: &Document) -> String {
         "sync ms",
         "syncs/1000",
         "CPU us",
-        "device B",
+        "written B",
         "our caller",
         "their caller",
     ];
@@ -167,7 +168,7 @@ pub fn table(document: &Document) -> String {
     for mode in &meta.modes {
         lines.push(format!("{}: {}", mode.peer, mode.mode));
     }
-    lines.push("syncs/1000, CPU us, device B: ours / theirs, of a write; the ratio is turned so that more is better".into());
+    lines.push("syncs/1000, CPU us, written B: ours / theirs, of a write; the ratio is turned so that more is better".into());
     lines.push(format!("plot: {}", meta.plot));
     lines.join("\n")
 }
@@ -195,8 +196,8 @@ fn row_cells(row: &Row) -> [String; 14] {
         both(row.ours_syncs_per_1000, row.theirs_syncs_per_1000),
         both(row.ours_cpu_us_per_write, row.theirs_cpu_us_per_write),
         both(
-            row.ours_device_bytes_per_write,
-            row.theirs_device_bytes_per_write,
+            row.ours_written_bytes_per_write,
+            row.theirs_written_bytes_per_write,
         ),
         row.ours_caller.clone(),
         row.theirs_caller.clone(),
@@ -268,8 +269,8 @@ pub(crate) mod tests {
             theirs_syncs_per_1000: None,
             ours_cpu_us_per_write: Some(5.0),
             theirs_cpu_us_per_write: Some(12.5),
-            ours_device_bytes_per_write: Some(160.0),
-            theirs_device_bytes_per_write: Some(150.0),
+            ours_written_bytes_per_write: Some(160.0),
+            theirs_written_bytes_per_write: Some(150.0),
         }
     }
 

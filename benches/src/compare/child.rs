@@ -271,7 +271,7 @@ fn bytes_of(dir: &Path, ending: &str) -> Result<u64, CompareError> {
 
 /// Opening after the process was killed, until the last record is read. RocksDB replays in two ways, and is compared in
 /// both: into one memtable that holds everything, and into memtables of the usual size that are flushed on the way.
-pub(crate) fn recovery(dir: &Path, quick: bool) -> Result<Vec<Row>, CompareError> {
+pub(crate) fn recovery(name: &str, dir: &Path, quick: bool) -> Result<Vec<Row>, CompareError> {
     let logged = Logged::fill(dir, quick)?;
     let (at, records) = (logged.dir.path(), logged.records);
     std::thread::sleep(Duration::from_secs(1));
@@ -283,9 +283,8 @@ pub(crate) fn recovery(dir: &Path, quick: bool) -> Result<Vec<Row>, CompareError
         usual.push(ask(Task::OpenRocksUsual, copy.path(), records)?);
     }
     let fsync_ms = Probe::new(at)?.fsync_ms()?;
-    let size = if quick { "70 MB" } else { "1 GiB" };
     let row = |how: &str, theirs: &[f64]| {
-        let mut row = plain_row(&format!("recovery of a log of {size}"), "s", fsync_ms);
+        let mut row = plain_row(name, "s", fsync_ms);
         row.peer = rocks::NAME.to_owned();
         row.ours = Spread::of(&ours).median;
         row.theirs = Spread::of(theirs).median;
@@ -302,17 +301,12 @@ pub(crate) fn recovery(dir: &Path, quick: bool) -> Result<Vec<Row>, CompareError
 }
 
 /// The memory of a log of which no record may go.
-pub(crate) fn log_memory(dir: &Path, quick: bool) -> Result<Row, CompareError> {
+pub(crate) fn log_memory(name: &str, dir: &Path, quick: bool) -> Result<Row, CompareError> {
     let dir = tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
-    let (records, size) = if quick {
-        (1_000_000, "1")
-    } else {
-        (10_000_000, "10")
-    };
+    let records = if quick { 1_000_000 } else { 10_000_000 };
     let bytes = ask(Task::LogMemory, dir.path(), records)? / MIB;
     let fsync_ms = Probe::new(dir.path())?.fsync_ms()?;
-    let name = format!("log, memory with {size} million live records");
-    let mut row = plain_row(&name, "MiB", fsync_ms);
+    let mut row = plain_row(name, "MiB", fsync_ms);
     row.peer = "a limit".to_owned();
     row.ours = bytes;
     row.theirs = 256.0;
@@ -341,7 +335,7 @@ fn plain_row(workload: &str, unit: &'static str, fsync_ms: f64) -> Row {
         theirs_syncs_per_1000: None,
         ours_cpu_us_per_write: None,
         theirs_cpu_us_per_write: None,
-        ours_device_bytes_per_write: None,
-        theirs_device_bytes_per_write: None,
+        ours_written_bytes_per_write: None,
+        theirs_written_bytes_per_write: None,
     }
 }

@@ -248,7 +248,7 @@ fn rows(
                 .map(|contest| (contest, pace)),
         );
     }
-    let alone = Alone::of(compared).filter(|alone| args.wants(alone.name()));
+    let alone = Alone::of(compared).filter(|alone| args.wants(alone.name(args.quick)));
     if let (Some(only), true, None) = (&args.only, paced.is_empty(), alone) {
         return Err(CompareError::NothingNamed(only.clone()));
     }
@@ -263,7 +263,7 @@ fn rows(
         rows.extend(run_one(contest, dir, pace, shim, probe)?);
     }
     if let Some(alone) = alone {
-        eprintln!("{}", alone.name());
+        eprintln!("{}", alone.name(args.quick));
         rows.extend(alone.rows(dir, args.quick)?);
     }
     Ok(rows)
@@ -296,17 +296,19 @@ impl Alone {
         }
     }
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::Recovery => "recovery of a log",
-            Self::LogMemory => "log, memory",
+    fn name(self, quick: bool) -> &'static str {
+        match (self, quick) {
+            (Self::Recovery, true) => "recovery of a log of 70 MB",
+            (Self::Recovery, false) => "recovery of a log of 1 GiB",
+            (Self::LogMemory, true) => "log, memory with 1 million live records",
+            (Self::LogMemory, false) => "log, memory with 10 million live records",
         }
     }
 
     fn expected(self, quick: bool) -> Duration {
         Duration::from_secs(match (self, quick) {
-            (Self::Recovery, true) => 12,
-            (Self::Recovery, false) => 150,
+            (Self::Recovery, true) => 15,
+            (Self::Recovery, false) => 300,
             (Self::LogMemory, true) => 3,
             (Self::LogMemory, false) => 30,
         })
@@ -314,8 +316,8 @@ impl Alone {
 
     fn rows(self, dir: &Path, quick: bool) -> Result<Vec<Row>, CompareError> {
         match self {
-            Self::Recovery => child::recovery(dir, quick),
-            Self::LogMemory => child::log_memory(dir, quick).map(|row| vec![row]),
+            Self::Recovery => child::recovery(self.name(quick), dir, quick),
+            Self::LogMemory => Ok(vec![child::log_memory(self.name(quick), dir, quick)?]),
         }
     }
 }

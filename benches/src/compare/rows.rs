@@ -11,8 +11,8 @@ pub(crate) struct Taken {
     pub(crate) syncs_per_1000: f64,
     /// Microseconds of processor time for a write.
     pub(crate) cpu_us: f64,
-    /// Bytes that went to the device for a write: log, flushes, compactions.
-    pub(crate) device_bytes: f64,
+    /// Bytes handed to write calls for a write: log, flushes, compactions.
+    pub(crate) written_bytes: f64,
     /// Seconds.
     pub(crate) stall: f64,
 }
@@ -49,7 +49,7 @@ struct Measured {
     results: Vec<f64>,
     syncs_per_1000: Vec<f64>,
     cpu_us: Vec<f64>,
-    device_bytes: Vec<f64>,
+    written_bytes: Vec<f64>,
     stalls: Vec<f64>,
 }
 
@@ -107,7 +107,7 @@ impl Outcome {
             results: of_side(side, |taken| taken.result),
             syncs_per_1000: of_side(side, |taken| taken.syncs_per_1000),
             cpu_us: of_side(side, |taken| taken.cpu_us),
-            device_bytes: of_side(side, |taken| taken.device_bytes),
+            written_bytes: of_side(side, |taken| taken.written_bytes),
             stalls: of_side(side, |taken| taken.stall),
         });
         let syncs: Vec<f64> = rounds.iter().map(|round| round.fsync_ms).collect();
@@ -133,7 +133,7 @@ impl Outcome {
             median_of(|one| &one.syncs_per_1000),
             median_of(|one| &one.cpu_us),
         );
-        let bytes = median_of(|one| &one.device_bytes);
+        let bytes = median_of(|one| &one.written_bytes);
         let mut row = Row {
             workload: wanted.workload.clone(),
             peer: other.peer.to_owned(),
@@ -151,8 +151,8 @@ impl Outcome {
             theirs_syncs_per_1000: syncs.1,
             ours_cpu_us_per_write: cpu.0,
             theirs_cpu_us_per_write: cpu.1,
-            ours_device_bytes_per_write: bytes.0,
-            theirs_device_bytes_per_write: bytes.1,
+            ours_written_bytes_per_write: bytes.0,
+            theirs_written_bytes_per_write: bytes.1,
         };
         row.set_ratio(ratios(&other.ours, &other.theirs, other.better));
         row
@@ -258,7 +258,7 @@ mod tests {
             result,
             syncs_per_1000: 20.0,
             cpu_us: 8.0,
-            device_bytes: 300.0,
+            written_bytes: 300.0,
             stall: 0.0,
         }
     }
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(best.theirs_caller, "many");
         let ratio = (best.ratio_min, best.ratio_median, best.ratio_max);
         assert_eq!(ratio, (2.0, 3.0, 4.0));
-        assert_eq!(best.theirs_device_bytes_per_write, Some(300.0));
+        assert_eq!(best.theirs_written_bytes_per_write, Some(300.0));
         // Two writes for each sync of 0.1 ms are 20,000 a second; more syncs than the most is worse.
         let device = row(&outcome, Beside::Device { in_flight: 2 });
         assert_eq!((device.theirs, device.ratio_median), (20_000.0, 0.0004));

@@ -16,7 +16,7 @@ const CACHE_BYTES: u64 = 128 << 20;
 pub(crate) fn blocking(writes: &Writes, count: u64, sync: bool) -> Contender<'_> {
     Contender {
         peer: NAME,
-        caller: format!("{count} threads"),
+        caller: super::threads_named(count),
         in_flight: sync.then_some(count),
         open: Box::new(move |dir| {
             let db = Database::builder(dir.join("db"))

@@ -29,7 +29,7 @@ impl MessageExt for Indexed {
 pub(crate) fn blocking(writes: &Writes, count: u64) -> Contender<'_> {
     Contender {
         peer: NAME,
-        caller: format!("{count} threads, as many groups"),
+        caller: format!("{}, as many groups", super::threads_named(count)),
         in_flight: Some(count),
         open: Box::new(move |dir| {
             let engine = Engine::open(Config {

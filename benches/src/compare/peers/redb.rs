@@ -16,7 +16,7 @@ const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("data");
 pub(crate) fn blocking(writes: &Writes, count: u64) -> Contender<'_> {
     Contender {
         peer: NAME,
-        caller: format!("{count} threads"),
+        caller: super::threads_named(count),
         in_flight: Some(count),
         open: Box::new(move |dir| {
             let db = Database::create(dir.join("db")).map_err(redb_error)?;

@@ -63,9 +63,11 @@ pub(crate) enum Replay {
 pub(crate) fn recovering(base: Options, replay: Replay) -> Options {
     let mut options = tuned(base);
     options.set_write_buffer_size(match replay {
-        Replay::OneMemtable => 8 << 30,
+        Replay::OneMemtable => 3 << 30,
         Replay::UsualMemtables => MEMTABLE_BYTES,
     });
+    // RocksDB reserves as much disk for a log as for its memtable, unless it is told how long logs may be.
+    options.set_max_total_wal_size(2 << 30);
     options
 }
 
@@ -136,21 +138,13 @@ fn of_databases(count: u64) -> String {
     }
 }
 
-fn of_threads(count: u64) -> String {
-    if count == 1 {
-        "1 thread".into()
-    } else {
-        format!("{count} threads")
-    }
-}
-
 /// Threads that wait for each write; with several databases each has its own.
 pub(crate) fn blocking(writes: &Writes, databases: u64, count: u64, log: Log) -> Contender<'_> {
     Contender {
         peer: NAME,
         caller: format!(
             "{}, one put a call, {}",
-            of_threads(count),
+            super::threads_named(count),
             of_databases(databases)
         ),
         in_flight: (log == Log::Synced).then_some(count),
@@ -200,7 +194,7 @@ pub(crate) fn batched(
         peer: NAME,
         caller: format!(
             "{}, batches of {size}, {}{without}",
-            of_threads(count),
+            super::threads_named(count),
             of_databases(databases)
         ),
         in_flight: (log == Log::Synced).then_some(count * size as u64),

@@ -38,8 +38,8 @@ pub(super) struct Measured {
     /// Writes beside the measured reads.
     pub(super) beside: Tally,
     pub(super) syncs: u64,
-    /// Bytes that went to the device: log, flushes, compactions.
-    pub(super) device_bytes: Option<u64>,
+    /// Bytes handed to write calls: log, flushes, compactions.
+    pub(super) file_bytes: Option<u64>,
     pub(super) moves: Option<Moves>,
 }
 
@@ -373,13 +373,13 @@ fn run_callers(
     let asked = callers.end(&stage.runtime);
     let beside = beside.transpose()?.map(|beside| beside.end(&stage.runtime));
     let (before, after) = (before?, after?);
-    let written = after.device_bytes.zip(before.device_bytes);
+    let written = after.file_bytes.zip(before.file_bytes);
     Ok(Measured {
         time,
         asked: asked?,
         beside: beside.transpose()?.unwrap_or_default(),
         syncs: after.syncs - before.syncs,
-        device_bytes: written.map(|(after, before)| after - before),
+        file_bytes: written.map(|(after, before)| after - before),
         moves: None,
     })
 }
@@ -387,7 +387,7 @@ fn run_callers(
 struct Counters {
     /// Of the logs of both engines.
     syncs: u64,
-    device_bytes: Option<u64>,
+    file_bytes: Option<u64>,
 }
 
 impl Counters {
@@ -398,7 +398,7 @@ impl Counters {
         }
         Ok(Self {
             syncs,
-            device_bytes: machine::written_bytes(),
+            file_bytes: machine::written_bytes(),
         })
     }
 }

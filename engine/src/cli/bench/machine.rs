@@ -46,9 +46,10 @@ impl Probe {
     }
 }
 
-/// Bytes that this process has caused to be written to a device, where the system counts them.
+/// Bytes that this process has handed to write calls, where the system counts them. (What it counts as written to a device
+/// are whole folios, up to 2 MiB, for every 4 KiB that make one dirty.)
 pub(super) fn written_bytes() -> Option<u64> {
-    field("/proc/self/io", "write_bytes:")
+    field("/proc/self/io", "wchar:")
 }
 
 /// Bytes of this process's memory that are no file's.

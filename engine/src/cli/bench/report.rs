@@ -57,8 +57,8 @@ pub(super) struct Row {
     found: u64,
     /// Syncs of the log for 1,000 writes.
     syncs_per_1000: Option<f64>,
-    /// Bytes that went to the device for each byte written: log, flushes, compactions.
-    device_bytes_per_byte: Option<f64>,
+    /// Bytes handed to write calls for each byte of keys and values written: log, flushes, compactions.
+    written_per_byte: Option<f64>,
     /// The device's time for a sync beside this cell, in milliseconds: before or after it, whichever was longer.
     fsync_ms: f64,
     /// Of the load beside it.
@@ -82,7 +82,7 @@ impl Row {
         let writes = asked.writes + beside.writes;
         let written = asked.written_bytes + beside.written_bytes;
         let syncs = (writes > 0).then(|| measured.syncs as f64 * 1e3 / writes as f64);
-        let of_device = |device: u64| (written > 0).then(|| device as f64 / written as f64);
+        let of_files = |bytes: u64| (written > 0).then(|| bytes as f64 / written as f64);
         let Tally { latencies, .. } = asked;
         Self {
             cell: *cell,
@@ -98,7 +98,7 @@ impl Row {
             max_us: latencies.percentile(100),
             found: asked.found,
             syncs_per_1000: syncs,
-            device_bytes_per_byte: measured.device_bytes.and_then(of_device),
+            written_per_byte: measured.file_bytes.and_then(of_files),
             fsync_ms,
             writes_beside_per_s: (beside.writes > 0).then(|| per_s(beside.writes)),
             moves: measured.moves.as_ref().map(|moves| Moved {
@@ -128,7 +128,7 @@ impl Row {
             micros(self.p99_us),
             micros(self.max_us),
             number(self.syncs_per_1000),
-            number(self.device_bytes_per_byte),
+            number(self.written_per_byte),
             format!("{:.2}", self.fsync_ms),
         ]
     }
@@ -181,7 +181,7 @@ pub(super) fn text(meta: &Meta, rows: &[Row], open: &[Footprint]) -> String {
             "p99",
             "max",
             "syncs/1000",
-            "device B/B",
+            "written B/B",
             "sync ms",
         ];
         let mut cells = vec![header.map(str::to_owned)];
@@ -281,7 +281,7 @@ mod tests {
             time: Duration::from_secs(2),
             asked,
             syncs: 500,
-            device_bytes: Some(560_000),
+            file_bytes: Some(560_000),
             moves: Some(Moves {
                 done: 3,
                 longest_pause_us: 4500,
@@ -301,7 +301,7 @@ mod tests {
             ("durability", json!("sync")),
             ("per_s", json!(1000.0)),
             ("syncs_per_1000", json!(250.0)),
-            ("device_bytes_per_byte", json!(2.0)),
+            ("written_per_byte", json!(2.0)),
             ("mb_s", json!(0.14)),
             ("fsync_ms", json!(0.1)),
         ] {
