@@ -23,6 +23,8 @@ SOAK_OPS ?= 1000000
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/watershed/tools
 
 target_dir = $$($(CARGO) metadata --no-deps --format-version 1 --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+# A thousand shards need some 7,000 files; many systems allow 1,024 unless a process asks for more.
+many_files = ulimit -n "$$(ulimit -Hn)"
 compile = ./.ci/setup; $(CARGO) build $(SELECTION); binary="$(target_dir)/release/watershed"
 
 .PHONY: help
@@ -46,14 +48,16 @@ build: ## build the command; the last line is its path
 	echo "$$binary"
 
 .PHONY: bench
-bench: ## measure this engine alone (ARGS="--quick", ARGS="--json")
+bench: ## measure this engine alone (ARGS="--quick", ARGS="--shards 1,16 --in-flight 1,256")
 	@$(compile)
+	$(many_files)
 	"$$binary" bench $(ARGS)
 
 .PHONY: compare
 compare: ## beside RocksDB, fjall, redb, raft-engine (ARGS="log|engine [--quick] [--json]")
 	@./.ci/setup
 	$(CARGO) build $(SELECTION) --features watershed-bench/peers
+	$(many_files)
 	"$(target_dir)/release/watershed-compare" $(ARGS)
 
 .PHONY: bench-criterion

@@ -40,6 +40,11 @@ pub struct Row {
     pub ours_cpu_us_per_write: Option<f64>,
     /// The same of the peer.
     pub theirs_cpu_us_per_write: Option<f64>,
+    /// Bytes handed to write calls for one of this engine's writes: log, flushes and compactions of the slice. Writes into
+    /// mapped memory are not in it.
+    pub ours_written_bytes_per_write: Option<f64>,
+    /// The same of the peer.
+    pub theirs_written_bytes_per_write: Option<f64>,
 }
 
 impl Row {
@@ -152,6 +157,9 @@ pub fn table(document: &Document) -> String {
         "sync ms",
         "syncs/1000",
         "CPU us",
+        "written B",
+        "our caller",
+        "their caller",
     ];
     let mut cells = vec![header.map(str::to_owned)];
     cells.extend(document.rows.iter().map(row_cells));
@@ -160,11 +168,12 @@ pub fn table(document: &Document) -> String {
     for mode in &meta.modes {
         lines.push(format!("{}: {}", mode.peer, mode.mode));
     }
+    lines.push("syncs/1000, CPU us, written B: ours / theirs, of a write; the ratio is turned so that more is better".into());
     lines.push(format!("plot: {}", meta.plot));
     lines.join("\n")
 }
 
-fn row_cells(row: &Row) -> [String; 11] {
+fn row_cells(row: &Row) -> [String; 14] {
     let both = |ours: Option<f64>, theirs: Option<f64>| {
         let [ours, theirs] = [ours, theirs].map(|n| n.map_or_else(|| "-".into(), short));
         format!("{ours} / {theirs}")
@@ -186,6 +195,12 @@ fn row_cells(row: &Row) -> [String; 11] {
         format!("{:.3}", row.fsync_ms),
         both(row.ours_syncs_per_1000, row.theirs_syncs_per_1000),
         both(row.ours_cpu_us_per_write, row.theirs_cpu_us_per_write),
+        both(
+            row.ours_written_bytes_per_write,
+            row.theirs_written_bytes_per_write,
+        ),
+        row.ours_caller.clone(),
+        row.theirs_caller.clone(),
     ]
 }
 
@@ -197,7 +212,7 @@ fn aligned<const N: usize>(cells: &[[String; N]]) -> Vec<String> {
         let padded = row.iter().zip(widths).enumerate();
         let padded: Vec<String> = padded
             .map(|(column, (cell, width))| match column {
-                0 | 1 | 7 => format!("{cell:<width$}"),
+                0 | 1 | 7 | 12 | 13 => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             })
             .collect();
@@ -254,6 +269,8 @@ pub(crate) mod tests {
             theirs_syncs_per_1000: None,
             ours_cpu_us_per_write: Some(5.0),
             theirs_cpu_us_per_write: Some(12.5),
+            ours_written_bytes_per_write: Some(160.0),
+            theirs_written_bytes_per_write: Some(150.0),
         }
     }
 
@@ -329,7 +346,12 @@ pub(crate) mod tests {
         assert!(lines[0].contains("123,456 writes/s"));
         assert!(lines[0].contains("3.50 .. 4.50"));
         assert!(lines[0].contains("15.6 / -"));
-        assert!(lines[0].ends_with("5.00 / 12.5"));
+        assert!(lines[0].contains("5.00 / 12.5"));
+        assert!(lines[0].contains("160 / 150"));
+        assert!(
+            lines[0].ends_with("one caller, 64 in flight  64 threads"),
+            "{table}"
+        );
     }
 
     #[test]

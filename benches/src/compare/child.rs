@@ -12,7 +12,7 @@ use watershed_wal::{Inline, RecordKind, single_put};
 use super::error::CompareError;
 use super::load::{VALUE_BYTES, Writes, numbers};
 use super::peers::our_log::Shards;
-use super::peers::rocks;
+use super::peers::rocks::{self, Replay};
 use super::shim::Probe;
 use crate::report::Row;
 use crate::stats::{Better, Spread, ratios};
@@ -29,8 +29,10 @@ pub(crate) enum Task {
     FillRocks,
     /// Opens a Watershed and reads the last record; says how many seconds that took.
     OpenOurs,
-    /// Opens a RocksDB and reads the last record; says how many seconds that took.
+    /// Opens a RocksDB, replaying into one memtable, and reads the last record; says how many seconds that took.
     OpenRocks,
+    /// The same, replaying into memtables of the usual size.
+    OpenRocksUsual,
     /// Fills a log alone; says how many bytes of memory that took.
     LogMemory,
 }
@@ -75,15 +77,19 @@ pub(crate) fn run(args: &ChildArgs) -> Result<(), CompareError> {
             });
         }
         Task::FillRocks => {
-            let db = open_rocks(&args.dir)?;
+            let db = open_rocks(&args.dir, Replay::OneMemtable)?;
             for number in numbers(0, 0).take(usize::try_from(args.records).unwrap_or(usize::MAX)) {
                 let (key, value) = writes.nth(number);
                 db.put(key, value)?;
             }
             say(started.elapsed().as_secs_f64());
         }
-        Task::OpenRocks => {
-            let db = open_rocks(&args.dir)?;
+        Task::OpenRocks | Task::OpenRocksUsual => {
+            let replay = match args.task {
+                Task::OpenRocksUsual => Replay::UsualMemtables,
+                _ => Replay::OneMemtable,
+            };
+            let db = open_rocks(&args.dir, replay)?;
             let found = db.get(last)?.is_some();
             say(if found {
                 started.elapsed().as_secs_f64()
@@ -143,12 +149,12 @@ fn fill_log(shards: &Shards, writes: &Writes, records: u64) -> Result<(), Compar
     Ok(shards.log.sync()?)
 }
 
-fn open_rocks(dir: &Path) -> Result<rocksdb::DB, CompareError> {
+fn open_rocks(dir: &Path, replay: Replay) -> Result<rocksdb::DB, CompareError> {
     // Like Watershed it replays into memory and flushes later; this one has no setter.
     let base = rocksdb::Options::default().get_options_from_string(
         "avoid_flush_during_recovery=true;avoid_flush_during_shutdown=true",
     )?;
-    let options = rocks::recovering(base);
+    let options = rocks::recovering(base, replay);
     Ok(rocksdb::DB::open(&options, dir.join("db"))?)
 }
 
@@ -197,48 +203,110 @@ fn ask(task: Task, dir: &Path, records: u64) -> Result<f64, CompareError> {
     }
 }
 
-/// Opening after the process was killed, until the last record is read.
-pub(crate) fn recovery(dir: &Path, quick: bool) -> Result<Row, CompareError> {
-    let dir = tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
-    // Some 150 bytes of log each.
-    let (records, size) = if quick {
-        (500_000, "75 MB")
-    } else {
-        (7_200_000, "1 GiB")
-    };
-    let settle = Duration::from_secs(1);
-    ask(Task::FillOurs, dir.path(), records)?;
-    ask(Task::FillRocks, dir.path(), records)?;
-    std::thread::sleep(settle);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        ours.push(ask(Task::OpenOurs, dir.path(), records)?);
-        theirs.push(ask(Task::OpenRocks, dir.path(), records)?);
+/// What a recovery is measured with.
+struct Logged {
+    dir: tempfile::TempDir,
+    records: u64,
+    ours: String,
+    theirs: String,
+}
+
+impl Logged {
+    /// The same writes in both logs, of processes that were killed.
+    fn fill(dir: &Path, quick: bool) -> Result<Self, CompareError> {
+        let dir =
+            tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
+        // Somewhat more than 130 bytes of log each.
+        let records = if quick { 500_000 } else { 8_000_000 };
+        ask(Task::FillOurs, dir.path(), records)?;
+        ask(Task::FillRocks, dir.path(), records)?;
+        let mib = |files: &Path, ending: &str| {
+            Ok::<_, CompareError>(bytes_of(files, ending)? as f64 / MIB)
+        };
+        let ours = mib(&dir.path().join("engine/wal"), "")?;
+        let theirs = mib(&dir.path().join("db"), ".log")?;
+        Ok(Self {
+            dir,
+            records,
+            ours: format!("{RECOVERED_SHARDS} shards, {ours:.0} MiB of log"),
+            theirs: format!("1 database, {theirs:.0} MiB of log"),
+        })
     }
-    let fsync_ms = Probe::new(dir.path())?.fsync_ms()?;
-    let mut row = plain_row(&format!("recovery of a log of {size}"), "s", fsync_ms);
-    row.peer = rocks::NAME.to_owned();
-    row.ours = Spread::of(&ours).median;
-    row.theirs = Spread::of(&theirs).median;
-    row.ours_caller = format!("{RECOVERED_SHARDS} shards");
-    row.theirs_caller = "1 database, no flush at the end of recovery".to_owned();
-    row.goal = Some(1.5);
-    row.set_ratio(ratios(&ours, &theirs, Better::Less));
-    Ok(row)
+
+    /// RocksDB's log as its process left it, where a recovery may change it.
+    fn copy(&self) -> Result<tempfile::TempDir, CompareError> {
+        fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> CompareError {
+            let path = path.to_owned();
+            move |source| CompareError::io("copy", path)(source)
+        }
+        let copy = tempfile::tempdir_in(self.dir.path()).map_err(failed(self.dir.path()))?;
+        let (from, to) = (self.dir.path().join("db"), copy.path().join("db"));
+        std::fs::create_dir(&to).map_err(failed(&to))?;
+        for entry in std::fs::read_dir(&from).map_err(failed(&from))? {
+            let path = entry.map_err(failed(&from))?.path();
+            let Some(name) = path.file_name() else {
+                continue;
+            };
+            std::fs::copy(&path, to.join(name)).map_err(failed(&path))?;
+            // On the device already when the recovery begins, like the log that is not a copy.
+            let file = std::fs::File::open(to.join(name)).map_err(failed(&path))?;
+            file.sync_all().map_err(failed(&path))?;
+        }
+        Ok(copy)
+    }
+}
+
+/// Bytes of the files in a directory whose names end so.
+fn bytes_of(dir: &Path, ending: &str) -> Result<u64, CompareError> {
+    let failed = |source| CompareError::io("read", dir)(source);
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_string_lossy().ends_with(ending) {
+            bytes += entry.metadata().map_err(failed)?.len();
+        }
+    }
+    Ok(bytes)
+}
+
+/// Opening after the process was killed, until the last record is read. RocksDB replays in two ways, and is compared in
+/// both: into one memtable that holds everything, and into memtables of the usual size that are flushed on the way.
+pub(crate) fn recovery(name: &str, dir: &Path, quick: bool) -> Result<Vec<Row>, CompareError> {
+    let logged = Logged::fill(dir, quick)?;
+    let (at, records) = (logged.dir.path(), logged.records);
+    std::thread::sleep(Duration::from_secs(1));
+    let (mut ours, mut one, mut usual) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..3 {
+        ours.push(ask(Task::OpenOurs, at, records)?);
+        one.push(ask(Task::OpenRocks, at, records)?);
+        let copy = logged.copy()?;
+        usual.push(ask(Task::OpenRocksUsual, copy.path(), records)?);
+    }
+    let fsync_ms = Probe::new(at)?.fsync_ms()?;
+    let row = |how: &str, theirs: &[f64]| {
+        let mut row = plain_row(name, "s", fsync_ms);
+        row.peer = rocks::NAME.to_owned();
+        row.ours = Spread::of(&ours).median;
+        row.theirs = Spread::of(theirs).median;
+        row.ours_caller.clone_from(&logged.ours);
+        row.theirs_caller = format!("{}, {how}", logged.theirs);
+        row.goal = Some(1.5);
+        row.set_ratio(ratios(&ours, theirs, Better::Less));
+        row
+    };
+    Ok(vec![
+        row("into one memtable, nothing flushed", &one),
+        row("into memtables of 64 MiB, flushed once full", &usual),
+    ])
 }
 
 /// The memory of a log of which no record may go.
-pub(crate) fn log_memory(dir: &Path, quick: bool) -> Result<Row, CompareError> {
+pub(crate) fn log_memory(name: &str, dir: &Path, quick: bool) -> Result<Row, CompareError> {
     let dir = tempfile::tempdir_in(dir).map_err(CompareError::io("make a directory in", dir))?;
-    let (records, size) = if quick {
-        (1_000_000, "1")
-    } else {
-        (10_000_000, "10")
-    };
+    let records = if quick { 1_000_000 } else { 10_000_000 };
     let bytes = ask(Task::LogMemory, dir.path(), records)? / MIB;
     let fsync_ms = Probe::new(dir.path())?.fsync_ms()?;
-    let name = format!("log, memory with {size} million live records");
-    let mut row = plain_row(&name, "MiB", fsync_ms);
+    let mut row = plain_row(name, "MiB", fsync_ms);
     row.peer = "a limit".to_owned();
     row.ours = bytes;
     row.theirs = 256.0;
@@ -267,5 +335,7 @@ fn plain_row(workload: &str, unit: &'static str, fsync_ms: f64) -> Row {
         theirs_syncs_per_1000: None,
         ours_cpu_us_per_write: None,
         theirs_cpu_us_per_write: None,
+        ours_written_bytes_per_write: None,
+        theirs_written_bytes_per_write: None,
     }
 }

@@ -1,7 +1,7 @@
 //! The callers: threads that wait for each write, few callers with many writes in flight, an even stream of writes.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -10,64 +10,126 @@ use super::error::CompareError;
 use super::load::{Key, Writes, numbers};
 use crate::stats::percentile;
 
+/// How often somebody looks whether writes are still being acknowledged. Rarely enough to cost nothing with a thousand
+/// callers; a stall that matters is fifty times as long.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The same once the callers are told to end.
+const LOOK_AT_END: Duration = Duration::from_millis(1);
+
 /// What came of one side in one round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slice {
     /// Acknowledged.
     pub(crate) writes: u64,
-    /// The longest time that a caller with many in flight waited for the next acknowledgement.
+    /// From the common start until the last of the callers had its last acknowledgement.
+    pub(crate) time: Duration,
+    /// The longest time in which no caller had a write acknowledged; shorter ones than `LOOK_EVERY` are not seen.
     pub(crate) stall: Duration,
-    /// What the workload is about: writes a second, or microseconds.
-    pub(crate) result: f64,
-}
-
-impl Slice {
-    pub(crate) fn of_rate(writes: u64, time: Duration) -> Self {
-        Self {
-            writes,
-            stall: Duration::ZERO,
-            result: writes as f64 / time.as_secs_f64(),
-        }
-    }
+    /// The 99th percentile of a stream's latencies.
+    pub(crate) p99: Option<Duration>,
 }
 
 type Done<T> = Result<T, CompareError>;
+
+/// The acknowledged writes of one caller, on a cache line that no other caller writes.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counter(AtomicU64);
+
+/// What a caller sees of its slice.
+struct Turn<'a> {
+    over: &'a AtomicBool,
+    acknowledged: &'a Counter,
+}
+
+impl Turn<'_> {
+    fn over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn acknowledged(&self, writes: u64) {
+        self.acknowledged.0.fetch_add(writes, Ordering::Relaxed);
+    }
+}
 
 /// Runs a caller on each of `count` threads, which begin together and are told to end after `time`.
 fn on_threads<T: Send>(
     count: u64,
     time: Duration,
-    caller: impl Fn(u64, &AtomicBool) -> Done<T> + Sync,
-) -> Done<(Vec<T>, Duration)> {
+    caller: impl Fn(u64, &Turn<'_>) -> Done<T> + Sync,
+) -> Done<(Vec<T>, Slice)> {
     let (over, caller) = (&AtomicBool::new(false), &caller);
+    let counters: Vec<Counter> = (0..count).map(|_| Counter::default()).collect();
     // Who comes here last lets all begin.
-    let begin = &Barrier::new(
-        usize::try_from(count)
-            .unwrap_or(usize::MAX)
-            .saturating_add(1),
-    );
+    let begin = &Barrier::new(counters.len().saturating_add(1));
     std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..count)
-            .map(|number| {
+        let numbered = counters.iter().zip(0..);
+        let callers: Vec<_> = numbered
+            .map(|(acknowledged, number)| {
                 scope.spawn(move || {
                     begin.wait();
-                    caller(number, over)
+                    let done = caller(number, &Turn { over, acknowledged });
+                    (done, Instant::now())
                 })
             })
             .collect();
         begin.wait();
         let started = Instant::now();
-        std::thread::sleep(time);
-        over.store(true, Ordering::Relaxed);
-        let ended: Done<Vec<T>> = callers
-            .into_iter()
-            .map(|caller| match caller.join() {
-                Ok(done) => done,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect();
-        Ok((ended?, started.elapsed()))
+        let ended = || callers.iter().all(|caller| caller.is_finished());
+        let stall = longest_stall(started, time, over, &counters, ended);
+        let (mut results, mut last) = (Vec::new(), started);
+        for caller in callers {
+            let joined = caller.join();
+            let (done, at) = joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            results.push(done?);
+            last = last.max(at);
+        }
+        let slice = Slice {
+            writes: acknowledged(&counters),
+            time: last - started,
+            stall,
+            p99: None,
+        };
+        Ok((results, slice))
     })
+}
+
+/// Ends the slice after `time`, and looks on until the callers have ended.
+fn longest_stall(
+    started: Instant,
+    time: Duration,
+    over: &AtomicBool,
+    counters: &[Counter],
+    ended: impl Fn() -> bool,
+) -> Duration {
+    let (mut stall, mut seen, mut since) = (Duration::ZERO, 0, started);
+    loop {
+        // Asked before the counters are read: what is acknowledged at the very end is seen, too.
+        let last_look = ended();
+        let now = Instant::now();
+        stall = stall.max(now - since);
+        let count = acknowledged(counters);
+        if count != seen {
+            (seen, since) = (count, now);
+        }
+        if last_look {
+            return stall;
+        }
+        let left = time.saturating_sub(now - started);
+        if left.is_zero() {
+            over.store(true, Ordering::Relaxed);
+            std::thread::sleep(LOOK_AT_END);
+        } else {
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
+}
+
+fn acknowledged(counters: &[Counter]) -> u64 {
+    let counts = counters.iter();
+    counts
+        .map(|counter| counter.0.load(Ordering::Relaxed))
+        .sum()
 }
 
 /// `count` threads, each of which waits for its write before it makes the next.
@@ -78,19 +140,18 @@ pub(crate) fn threads(
     writes: &Writes,
     put: impl Fn(u64, Key, &[u8]) -> Done<()> + Sync,
 ) -> Done<Slice> {
-    let (counts, took) = on_threads(count, time, |caller, over| {
-        let mut done = 0;
+    let (_, done) = on_threads(count, time, |caller, turn| {
         for number in numbers(slice, caller) {
             let (key, value) = writes.nth(number);
             put(caller, key, value)?;
-            done += 1;
-            if over.load(Ordering::Relaxed) {
+            turn.acknowledged(1);
+            if turn.over() {
                 break;
             }
         }
-        Ok(done)
+        Ok(())
     })?;
-    Ok(Slice::of_rate(counts.iter().sum(), took))
+    Ok(done)
 }
 
 /// `count` threads that write `size` at a time.
@@ -102,16 +163,15 @@ pub(crate) fn batches(
     writes: &Writes,
     write: impl Fn(u64, &mut dyn Iterator<Item = (Key, &[u8])>) -> Done<()> + Sync,
 ) -> Done<Slice> {
-    let (counts, took) = on_threads(count, time, |caller, over| {
-        let mut done = 0;
+    let (_, done) = on_threads(count, time, |caller, turn| {
         let mut all = numbers(slice, caller).map(|number| writes.nth(number));
-        while !over.load(Ordering::Relaxed) {
+        while !turn.over() {
             write(caller, &mut all.by_ref().take(size))?;
-            done += size as u64;
+            turn.acknowledged(size as u64);
         }
-        Ok(done)
+        Ok(())
     })?;
-    Ok(Slice::of_rate(counts.iter().sum(), took))
+    Ok(done)
 }
 
 /// `callers` threads that have `in_flight` writes under way between them, a new one for each that ends.
@@ -123,7 +183,7 @@ pub(crate) fn in_flight<F: Future<Output = Done<()>>>(
     writes: &Writes,
     put: impl Fn(u64, Key, &[u8]) -> F + Sync,
 ) -> Done<Slice> {
-    let (counts, took) = on_threads(callers, time, |caller, over| {
+    let (_, done) = on_threads(callers, time, |caller, turn| {
         pollster::block_on(async {
             let mut all = numbers(slice, caller).enumerate().map(|(place, number)| {
                 let (key, value) = writes.nth(number);
@@ -131,29 +191,21 @@ pub(crate) fn in_flight<F: Future<Output = Done<()>>>(
             });
             let share = usize::try_from(in_flight / callers).unwrap_or(usize::MAX);
             let mut under_way: FuturesUnordered<F> = all.by_ref().take(share).collect();
-            let (mut done, mut stall, mut last) = (0, Duration::ZERO, Instant::now());
             while let Some(ended) = under_way.next().await {
                 ended?;
-                done += 1;
-                let now = Instant::now();
-                stall = stall.max(now - last);
-                last = now;
-                if !over.load(Ordering::Relaxed) {
+                turn.acknowledged(1);
+                if !turn.over() {
                     under_way.extend(all.next());
                 }
             }
-            Ok((done, stall))
+            Ok(())
         })
     })?;
-    let stalls = counts.iter().map(|(_, stall)| *stall);
-    Ok(Slice {
-        stall: stalls.max().unwrap_or_default(),
-        ..Slice::of_rate(counts.iter().map(|(done, _)| done).sum(), took)
-    })
+    Ok(done)
 }
 
 /// An open loop: writes are due at fixed times, `per_second` of them, and each one's latency counts from when it was
-/// due, whether or not a caller was free then. The result is the 99th percentile in microseconds.
+/// due, whether or not a caller was free then.
 pub(crate) fn stream(
     callers: u64,
     per_second: u64,
@@ -163,26 +215,86 @@ pub(crate) fn stream(
     put: impl Fn(u64, Key, &[u8]) -> Done<()> + Sync,
 ) -> Done<Slice> {
     let every = Duration::from_nanos(1_000_000_000 / per_second);
-    let (times, _) = on_threads(callers, time, |caller, over| {
+    let (times, done) = on_threads(callers, time, |caller, turn| {
         let started = Instant::now();
         let mut latencies = Vec::new();
         let mut due = every * u32::try_from(caller).unwrap_or(0);
         for number in numbers(slice, caller) {
             std::thread::sleep(due.saturating_sub(started.elapsed()));
-            if over.load(Ordering::Relaxed) {
+            if turn.over() {
                 break;
             }
             let (key, value) = writes.nth(number);
             put(caller, key, value)?;
             latencies.push(started.elapsed().saturating_sub(due));
+            turn.acknowledged(1);
             due += every * u32::try_from(callers).unwrap_or(1);
         }
         Ok(latencies)
     })?;
-    let mut times = times.concat();
     Ok(Slice {
-        writes: times.len() as u64,
-        stall: Duration::ZERO,
-        result: percentile(&mut times, 99).as_secs_f64() * 1e6,
+        p99: Some(percentile(&mut times.concat(), 99)),
+        ..done
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLICE: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn a_stall_of_all_callers_is_seen_also_after_the_slice_is_over() {
+        let pause = Duration::from_millis(300);
+        let (_, slice) = on_threads(2, SLICE, |_, turn| {
+            turn.acknowledged(1);
+            std::thread::sleep(pause);
+            turn.acknowledged(1);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(slice.writes, 4);
+        // What began before the first look is not seen whole.
+        assert!(slice.stall >= pause - LOOK_EVERY, "{slice:?}");
+        assert!(slice.time >= pause, "{slice:?}");
+    }
+
+    #[test]
+    fn the_writes_of_a_slice_end_with_its_last_acknowledgement() {
+        let writes = Writes::new(10);
+        let put = |_, _, _: &[u8]| Ok(());
+        let slice = threads(3, 0, SLICE, &writes, put).unwrap();
+        assert!(slice.writes >= 3 && slice.time >= SLICE, "{slice:?}");
+        let all = in_flight(2, 8, 1, SLICE, &writes, |_, _, _| {
+            std::future::ready(Ok(()))
+        });
+        assert!(all.unwrap().writes >= 8);
+        let grouped = batches(1, 7, 2, SLICE, &writes, |_, group| {
+            assert_eq!(group.count(), 7);
+            Ok(())
+        });
+        assert_eq!(grouped.unwrap().writes % 7, 0);
+    }
+
+    #[test]
+    fn a_stream_has_latencies() {
+        let writes = Writes::new(10);
+        let late = Duration::from_millis(5);
+        let put = |_, _, _: &[u8]| {
+            std::thread::sleep(late);
+            Ok(())
+        };
+        let slice = stream(1, 1000, 0, SLICE, &writes, put).unwrap();
+        assert!(slice.p99.unwrap() >= late, "{slice:?}");
+    }
+
+    #[test]
+    fn a_caller_that_fails_ends_its_slice_with_its_error() {
+        let failed = on_threads(2, SLICE, |caller, _| match caller {
+            0 => Ok(()),
+            _ => Err(CompareError::NothingNamed("x".into())),
+        });
+        assert!(matches!(failed, Err(CompareError::NothingNamed(_))));
+    }
 }

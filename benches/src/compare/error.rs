@@ -45,6 +45,12 @@ pub(crate) enum CompareError {
         /// Its file system.
         file_system: String,
     },
+    /// RocksDB was compiled without the processor's checksum instructions.
+    #[error(
+        "RocksDB says that it computes CRC32C in software: build with `make compare`, or with the rustflags of \
+         .cargo/config.toml"
+    )]
+    SlowCrc,
     /// The shim that counts syncs did not compile.
     #[error("cannot compile the library that counts syncs with `cc`: {0}")]
     Shim(String),
@@ -72,7 +78,7 @@ pub(crate) enum CompareError {
         said: String,
     },
     /// `--only` left nothing to do.
-    #[error("no workload's name contains {0:?}")]
+    #[error("no workload that would run has {0:?} in its name: without --only all are shown")]
     NothingNamed(String),
 }
 

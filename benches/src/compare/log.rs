@@ -1,8 +1,8 @@
 //! The log alone beside raft-engine.
 
+use super::contest::Contest;
 use super::load::Writes;
 use super::peers::{our_log, raft};
-use super::rounds::Contest;
 use super::words::{FAST, against, contest, goal};
 use crate::report::Mode;
 

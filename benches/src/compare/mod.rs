@@ -5,6 +5,7 @@
 //! syncs can't have covered ends the comparison.
 
 mod child;
+mod contest;
 mod drive;
 mod engine;
 mod error;
@@ -12,6 +13,7 @@ mod load;
 mod log;
 mod peers;
 mod rounds;
+mod rows;
 mod shim;
 mod words;
 
@@ -23,20 +25,17 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 
 use self::child::ChildArgs;
+use self::contest::{Contest, Pace};
 use self::error::CompareError;
 use self::load::{KEY_BYTES, VALUE_BYTES, Writes};
-use self::rounds::{Contest, Pace};
 use self::shim::{Probe, Shim};
 use crate::plot;
 use crate::report::{Document, Meta, Mode, Row, table};
 
+/// Rounds of the sustained load; with one more that warms up.
+const SUSTAINED_ROUNDS: u16 = 10;
 /// Ten minutes a side.
-const SUSTAINED: Pace = Pace {
-    rounds: 10,
-    spare_rounds: 0,
-    slice: Duration::from_secs(60),
-    patience: Duration::ZERO,
-};
+const LONG_SECONDS: u32 = 600;
 
 /// Watershed and its peers, side by side on this machine.
 #[derive(Debug, Parser)]
@@ -67,13 +66,16 @@ struct RunArgs {
     /// Where to write: a directory on the disk that counts. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Ten minutes of flushes and compactions for each side as well.
+    /// Ten minutes of flushes and compactions for each side as well; the same as --sustained-seconds 600.
     #[arg(long)]
     long: bool,
+    /// So many seconds of flushes and compactions for each side as well.
+    #[arg(long, value_name = "N", conflicts_with = "long", value_parser = clap::value_parser!(u32).range(10..))]
+    sustained_seconds: Option<u32>,
     /// Every sync takes at least so many milliseconds, for all sides alike.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = milliseconds)]
     fsync_ms: Option<f64>,
-    /// Only workloads whose name contains this.
+    /// Only rows whose workload contains this, and who takes part in them.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Rounds that count. Default: 7 with --quick, else 9.
@@ -96,13 +98,50 @@ impl RunArgs {
             spare_rounds: rounds / 3,
             slice: Duration::from_millis(self.slice_ms.map_or(slice, u64::from)),
             patience: Duration::from_secs(if self.quick { 2 } else { 15 }),
+            pays_debts: false,
         }
+    }
+
+    /// The pace of the sustained load, where it was asked for.
+    fn sustained(&self) -> Option<Pace> {
+        let seconds = self
+            .sustained_seconds
+            .or(self.long.then_some(LONG_SECONDS))?;
+        Some(Pace {
+            rounds: SUSTAINED_ROUNDS.into(),
+            spare_rounds: 0,
+            slice: Duration::from_secs(seconds.into()) / SUSTAINED_ROUNDS.into(),
+            patience: Duration::ZERO,
+            pays_debts: true,
+        })
     }
 
     fn wants(&self, name: &str) -> bool {
         self.only
             .as_ref()
             .is_none_or(|only| name.contains(only.as_str()))
+    }
+
+    /// What is wanted of a contest, with the sync that was asked for.
+    fn adapted<'a>(&self, contest: Contest<'a>) -> Option<Contest<'a>> {
+        let mut contest = match &self.only {
+            Some(only) => contest.only(only)?,
+            None => contest,
+        };
+        if let Some(least) = self.fsync_ms {
+            contest.least_sync = Duration::from_secs_f64(least / 1e3);
+        }
+        Some(contest)
+    }
+}
+
+/// A time that a sync may be made to take.
+fn milliseconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ms) if (0.0..=10_000.0).contains(&ms) => Ok(ms),
+        _ => Err(format!(
+            "{text:?} is not a number of milliseconds from 0 to 10000"
+        )),
     }
 }
 
@@ -194,39 +233,92 @@ fn rows(
     probe: &Probe,
 ) -> Result<Vec<Row>, CompareError> {
     let (small, large) = (Writes::new(VALUE_BYTES), Writes::new(log::LARGE));
+    let updates = Writes::of_keys(VALUE_BYTES, engine::SUSTAINED_KEYS);
     let contests = match compared {
         Compared::Engine => engine::contests(&small, args.quick),
         Compared::Log => log::contests(&small, &large),
     };
-    let mut rows = Vec::new();
-    for mut contest in contests
+    let mut paced: Vec<(Contest<'_>, Pace)> = contests
         .into_iter()
-        .filter(|contest| args.wants(&contest.name))
-    {
-        if let Some(least) = args.fsync_ms {
-            contest.least_sync = Duration::try_from_secs_f64(least / 1e3).unwrap_or_default();
+        .filter_map(|contest| Some((args.adapted(contest)?, args.pace())))
+        .collect();
+    if let (Compared::Engine, Some(pace)) = (compared, args.sustained()) {
+        paced.extend(
+            args.adapted(engine::sustained(&updates))
+                .map(|contest| (contest, pace)),
+        );
+    }
+    let alone = Alone::of(compared).filter(|alone| args.wants(alone.name(args.quick)));
+    if let (Some(only), true, None) = (&args.only, paced.is_empty(), alone) {
+        return Err(CompareError::NothingNamed(only.clone()));
+    }
+    let expected: Duration = paced
+        .iter()
+        .map(|(contest, pace)| pace.expected(contest.contenders.len()))
+        .sum();
+    let expected = expected + alone.map_or(Duration::ZERO, |alone| alone.expected(args.quick));
+    eprintln!("{}", announced(expected));
+    let mut rows = Vec::new();
+    for (contest, pace) in paced {
+        rows.extend(run_one(contest, dir, pace, shim, probe)?);
+    }
+    if let Some(alone) = alone {
+        eprintln!("{}", alone.name(args.quick));
+        rows.extend(alone.rows(dir, args.quick)?);
+    }
+    Ok(rows)
+}
+
+/// What is told of the time before anything runs.
+fn announced(expected: Duration) -> String {
+    let seconds = expected.as_secs().max(1);
+    let time = match seconds {
+        0..120 => format!("{seconds} seconds"),
+        _ => format!("{} minutes", seconds.div_ceil(60)),
+    };
+    format!(
+        "takes about {time} on a machine that does nothing else, and up to twice that where others use the disk"
+    )
+}
+
+/// What runs in processes of its own, and not in rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alone {
+    Recovery,
+    LogMemory,
+}
+
+impl Alone {
+    fn of(compared: Compared) -> Option<Self> {
+        match compared {
+            Compared::Engine => Some(Self::Recovery),
+            Compared::Log => Some(Self::LogMemory),
         }
-        rows.extend(run_one(contest, dir, args.pace(), shim, probe)?);
     }
-    match compared {
-        Compared::Engine if args.wants("recovery") => rows.push(child::recovery(dir, args.quick)?),
-        Compared::Log if args.wants("log, memory") => {
-            rows.push(child::log_memory(dir, args.quick)?)
+
+    fn name(self, quick: bool) -> &'static str {
+        match (self, quick) {
+            (Self::Recovery, true) => "recovery of a log of 70 MB",
+            (Self::Recovery, false) => "recovery of a log of 1 GiB",
+            (Self::LogMemory, true) => "log, memory with 1 million live records",
+            (Self::LogMemory, false) => "log, memory with 10 million live records",
         }
-        _ => {}
     }
-    if args.long && compared == Compared::Engine {
-        rows.extend(run_one(
-            engine::sustained(&small),
-            dir,
-            SUSTAINED,
-            shim,
-            probe,
-        )?);
+
+    fn expected(self, quick: bool) -> Duration {
+        Duration::from_secs(match (self, quick) {
+            (Self::Recovery, true) => 15,
+            (Self::Recovery, false) => 300,
+            (Self::LogMemory, true) => 3,
+            (Self::LogMemory, false) => 30,
+        })
     }
-    match &args.only {
-        Some(only) if rows.is_empty() => Err(CompareError::NothingNamed(only.clone())),
-        _ => Ok(rows),
+
+    fn rows(self, dir: &Path, quick: bool) -> Result<Vec<Row>, CompareError> {
+        match self {
+            Self::Recovery => child::recovery(self.name(quick), dir, quick),
+            Self::LogMemory => Ok(vec![child::log_memory(self.name(quick), dir, quick)?]),
+        }
     }
 }
 
@@ -280,4 +372,63 @@ fn file_system(dir: &Path) -> Result<String, CompareError> {
         return Err(CompareError::NoDevice { dir, file_system });
     }
     Ok(file_system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> Result<RunArgs, clap::Error> {
+        let words = ["compare", "engine"].iter().chain(words);
+        match Cli::try_parse_from(words)?.what {
+            What::Engine(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_sustained_load_lasts_as_long_as_asked() {
+        assert!(args(&["--quick"]).unwrap().sustained().is_none());
+        let side = |words: &[&str]| {
+            let pace = args(words).unwrap().sustained().unwrap();
+            pace.slice * u32::try_from(pace.rounds).unwrap()
+        };
+        assert_eq!(side(&["--long"]), Duration::from_secs(600));
+        assert_eq!(
+            side(&["--sustained-seconds", "30"]),
+            Duration::from_secs(30)
+        );
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for bad in [
+            ["--fsync-ms", "-1"],
+            ["--fsync-ms", "NaN"],
+            ["--rounds", "0"],
+            ["--slice-ms", "x"],
+            ["--sustained-seconds", "1"],
+        ] {
+            assert!(args(&bad).is_err(), "{bad:?}");
+        }
+        assert!(args(&["--long", "--sustained-seconds", "30"]).is_err());
+    }
+
+    #[test]
+    fn the_sync_that_was_asked_for_is_everybodys() {
+        let writes = Writes::new(VALUE_BYTES);
+        let asked = args(&["--fsync-ms", "3.5", "--only", "1 writer"]).unwrap();
+        let contests = engine::contests(&writes, true).into_iter();
+        let adapted: Vec<_> = contests.filter_map(|one| asked.adapted(one)).collect();
+        let names: Vec<_> = adapted.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["sync, 1 writer", "buffered, 1 writer"]);
+        let slow = Duration::from_micros(3500);
+        assert!(adapted.iter().all(|one| one.least_sync == slow));
+    }
+
+    #[test]
+    fn the_time_it_takes_is_told_before() {
+        assert!(announced(Duration::from_secs(100)).starts_with("takes about 100 seconds"));
+        assert!(announced(Duration::from_secs(601)).starts_with("takes about 11 minutes"));
+    }
 }

@@ -1,154 +1,17 @@
-//! Contests: contenders that take turns on one machine and one file system, and the rows that come of it.
+//! Running a contest: contenders that take turns on one machine and one file system.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::contest::{Contender, Contest, Pace, Run};
 use super::drive::Slice;
 use super::error::CompareError;
+use super::rows::{Outcome, Round, Taken, calm, calmest};
 use super::shim::{Probe, Shim};
-use crate::report::{Goal, Row};
-use crate::stats::{Better, Spread, ratios};
+use crate::report::Row;
 
-/// Runs one slice: its number, and how long.
-pub(crate) type Run<'a> = Box<dyn FnMut(u64, Duration) -> Result<Slice, CompareError> + 'a>;
-/// Opens a contender in an empty directory.
-pub(crate) type Open<'a> = Box<dyn FnOnce(&Path) -> Result<Run<'a>, CompareError> + 'a>;
-
-/// One side of a contest.
-pub(crate) struct Contender<'a> {
-    /// Of whom the caller is.
-    pub(crate) peer: &'static str,
-    /// Who calls, and how.
-    pub(crate) caller: String,
-    /// The most writes that one sync can acknowledge; none for a contender that does not sync.
-    pub(crate) in_flight: Option<u64>,
-    pub(crate) open: Open<'a>,
-}
-
-/// One comparison out of a contest.
-pub(crate) struct Match {
-    pub(crate) workload: String,
-    /// A place among the contenders.
-    pub(crate) ours: usize,
-    pub(crate) beside: Beside,
-    pub(crate) goal: Option<Goal>,
-}
-
-/// What a contender is compared with, and in what.
-#[derive(Clone, Debug)]
-pub(crate) enum Beside {
-    /// Other contenders, of which the best one counts.
-    Best(Vec<usize>),
-    /// The device, were each of its syncs one after the other to acknowledge so many writes.
-    Device { in_flight: u64 },
-    /// A most of syncs for 1,000 writes.
-    Syncs { most: f64 },
-    /// A most of seconds without any acknowledgement.
-    Stall { most: f64 },
-}
-
-/// Contenders in one workload.
-pub(crate) struct Contest<'a> {
-    pub(crate) name: String,
-    pub(crate) unit: &'static str,
-    pub(crate) better: Better,
-    /// How long a sync takes at least.
-    pub(crate) least_sync: Duration,
-    pub(crate) contenders: Vec<Contender<'a>>,
-    pub(crate) matches: Vec<Match>,
-}
-
-/// Rounds, and the seconds of each side in each.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    pub(crate) rounds: usize,
-    /// How many more there may be where others disturbed the device; the calmest count.
-    pub(crate) spare_rounds: usize,
-    pub(crate) slice: Duration,
-    /// How long a contest may wait, all in all, for a device that others keep busy.
-    pub(crate) patience: Duration,
-}
-
-/// What one contender did, round by round.
-#[derive(Debug, Default)]
-struct Measured {
-    results: Vec<f64>,
-    syncs_per_1000: Vec<f64>,
-    cpu_us: Vec<f64>,
-    stalls: Vec<f64>,
-}
-
-/// The median, where anything was measured.
-fn median(numbers: &[f64]) -> Option<f64> {
-    let median = Spread::of(numbers).median;
-    median.is_finite().then_some(median)
-}
-
-/// One side of one round.
-#[derive(Clone, Copy, Debug, Default)]
-struct Taken {
-    result: f64,
-    syncs_per_1000: f64,
-    /// Microseconds of processor time for a write.
-    cpu_us: f64,
-    /// Seconds.
-    stall: f64,
-}
-
-/// One round: how long the device took for a sync before or after it, whichever was longer, and all sides.
-#[derive(Clone, Debug)]
-struct Round {
-    fsync_ms: f64,
-    slices: Vec<Taken>,
-}
-
-/// How many rounds met the device as it is when nobody else uses it.
-fn calm(rounds: &[Round]) -> usize {
-    let least = rounds
-        .iter()
-        .map(|round| round.fsync_ms)
-        .fold(f64::INFINITY, f64::min);
-    rounds
-        .iter()
-        .filter(|round| round.fsync_ms <= 2.0 * least)
-        .count()
-}
-
-/// So many rounds in which the device was least disturbed by others. What the sides achieved plays no part.
-fn calmest(mut rounds: Vec<Round>, count: usize) -> Vec<Round> {
-    rounds.sort_by(|a, b| a.fsync_ms.total_cmp(&b.fsync_ms));
-    rounds.truncate(count);
-    rounds
-}
-
-/// A contest that has been run.
-#[derive(Debug)]
-struct Outcome {
-    measured: Vec<Measured>,
-    fsync_ms: f64,
-}
-
-impl Outcome {
-    fn of(rounds: Vec<Round>, sides: usize) -> Self {
-        let of_side = |side: usize, what: fn(&Taken) -> f64| {
-            rounds
-                .iter()
-                .map(|round| what(&round.slices[side]))
-                .collect()
-        };
-        let measured = (0..sides).map(|side| Measured {
-            results: of_side(side, |taken| taken.result),
-            syncs_per_1000: of_side(side, |taken| taken.syncs_per_1000),
-            cpu_us: of_side(side, |taken| taken.cpu_us),
-            stalls: of_side(side, |taken| taken.stall),
-        });
-        let syncs: Vec<f64> = rounds.iter().map(|round| round.fsync_ms).collect();
-        Self {
-            measured: measured.collect(),
-            fsync_ms: Spread::of(&syncs).median,
-        }
-    }
-}
+/// How long a side may go on in the background before the next one begins.
+const REST: Duration = Duration::from_secs(5);
 
 /// A contender that is open.
 struct Side<'a> {
@@ -159,21 +22,32 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    fn take(&mut self, number: usize, time: Duration, shim: &Shim) -> Result<Taken, CompareError> {
-        settle();
-        let (before, ticks) = (shim.counts()?, used_ticks());
-        let slice = (self.run)(number as u64, time)?;
-        let used = used_ticks() - ticks;
+    fn take(&mut self, number: usize, pace: Pace, shim: &Shim) -> Result<Taken, CompareError> {
+        settle(REST);
+        let (before, ticks, bytes) = (shim.counts()?, used_ticks(), written_bytes());
+        let mut slice = (self.run)(number as u64, pace.slice)?;
+        // Before the debts: syncs of flushes and compactions acknowledge no write.
         let syncs = shim.counts()?.since(before);
         let contender = || format!("{} ({})", self.peer, self.caller);
         check_durable(contender, self.in_flight, slice.writes, syncs)?;
-        let writes = slice.writes.max(1) as f64;
-        Ok(Taken {
-            result: slice.result,
-            syncs_per_1000: syncs as f64 * 1000.0 / writes,
-            cpu_us: used as f64 * TICK_US / writes,
-            stall: slice.stall.as_secs_f64(),
-        })
+        if pace.pays_debts {
+            slice.time += settle(pace.slice * 10);
+        }
+        let (used, written) = (used_ticks() - ticks, written_bytes() - bytes);
+        Ok(taken(&slice, syncs, used, written))
+    }
+}
+
+/// What a slice was, for each of its writes.
+fn taken(slice: &Slice, syncs: u64, ticks: u64, written: u64) -> Taken {
+    let writes = slice.writes.max(1) as f64;
+    let rate = slice.writes as f64 / slice.time.as_secs_f64();
+    Taken {
+        result: slice.p99.map_or(rate, |p99| p99.as_secs_f64() * 1e6),
+        syncs_per_1000: syncs as f64 * 1000.0 / writes,
+        cpu_us: ticks as f64 * TICK_US / writes,
+        written_bytes: written as f64 / writes,
+        stall: slice.stall.as_secs_f64(),
     }
 }
 
@@ -199,7 +73,7 @@ impl<'a> Contest<'a> {
             for turn in 0..sides.len() {
                 // Each begins a round in its turn: no side has always the same one before it.
                 let place = (turn + number) % sides.len();
-                slices[place] = sides[place].take(number, pace.slice, shim)?;
+                slices[place] = sides[place].take(number, pace, shim)?;
             }
             let fsync_ms = before.max(probe.fsync_ms()?);
             if number > 0 {
@@ -210,14 +84,10 @@ impl<'a> Contest<'a> {
             }
         }
         shim.set_least(Duration::ZERO)?;
-        let outcome = Outcome::of(calmest(rounds, pace.rounds), sides.len());
-        let names: Vec<_> = sides
-            .iter()
-            .map(|side| (side.peer, side.caller.clone()))
-            .collect();
-        let matches = self.matches.iter();
-        let row = |wanted| row(wanted, &names, self.unit, self.better, &outcome);
-        Ok(matches.map(row).collect())
+        let names = sides.iter().map(|side| (side.peer, side.caller.clone()));
+        let rounds = calmest(rounds, pace.rounds);
+        let outcome = Outcome::of(&rounds, names.collect(), self.unit, self.better);
+        Ok(self.matches.iter().map(|one| outcome.row(one)).collect())
     }
 }
 
@@ -234,82 +104,6 @@ fn open_all<'a>(contenders: Vec<Contender<'a>>, dir: &Path) -> Result<Vec<Side<'
         })
     };
     contenders.into_iter().enumerate().map(open).collect()
-}
-
-fn row(
-    wanted: &Match,
-    sides: &[(&'static str, String)],
-    unit: &'static str,
-    better: Better,
-    outcome: &Outcome,
-) -> Row {
-    let ours = &outcome.measured[wanted.ours];
-    let constant = |number: f64| vec![number; ours.results.len()];
-    // Who, called by whom, with which results beside which of ours.
-    let (peer, caller, results, theirs, unit, better) = match &wanted.beside {
-        Beside::Best(places) => {
-            let best = best(places, better, outcome).unwrap_or(wanted.ours);
-            let (peer, caller) = sides[best].clone();
-            let theirs = outcome.measured[best].results.clone();
-            (peer, caller, ours.results.clone(), theirs, unit, better)
-        }
-        Beside::Device { in_flight } => {
-            let limit = constant(*in_flight as f64 * 1e3 / outcome.fsync_ms);
-            let how = format!("{in_flight} writes a sync, one sync after the other");
-            ("the device", how, ours.results.clone(), limit, unit, better)
-        }
-        Beside::Syncs { most } => {
-            let (counts, limit) = (ours.syncs_per_1000.clone(), constant(*most));
-            (
-                "a limit",
-                String::new(),
-                counts,
-                limit,
-                "syncs/1000",
-                Better::Less,
-            )
-        }
-        Beside::Stall { most } => {
-            let (stalls, limit) = (ours.stalls.clone(), constant(*most));
-            ("a limit", String::new(), stalls, limit, "s", Better::Less)
-        }
-    };
-    let other = match &wanted.beside {
-        Beside::Best(places) => best(places, better, outcome).map(|at| &outcome.measured[at]),
-        _ => None,
-    };
-    let mut row = Row {
-        workload: wanted.workload.clone(),
-        peer: peer.to_owned(),
-        ours: Spread::of(&results).median,
-        theirs: Spread::of(&theirs).median,
-        unit,
-        ratio_median: f64::NAN,
-        ratio_min: f64::NAN,
-        ratio_max: f64::NAN,
-        goal: wanted.goal.and_then(|goal| goal.at(outcome.fsync_ms)),
-        fsync_ms: outcome.fsync_ms,
-        ours_caller: sides[wanted.ours].1.clone(),
-        theirs_caller: caller,
-        ours_syncs_per_1000: median(&ours.syncs_per_1000),
-        theirs_syncs_per_1000: other.and_then(|other| median(&other.syncs_per_1000)),
-        ours_cpu_us_per_write: median(&ours.cpu_us),
-        theirs_cpu_us_per_write: other.and_then(|other| median(&other.cpu_us)),
-    };
-    row.set_ratio(ratios(&results, &theirs, better));
-    row
-}
-
-/// The contender with the best median.
-fn best(places: &[usize], better: Better, outcome: &Outcome) -> Option<usize> {
-    let of = |place: &usize| Spread::of(&outcome.measured[*place].results).median;
-    let by_median = |a: &&usize, b: &&usize| of(a).total_cmp(&of(b));
-    let places = places.iter();
-    match better {
-        Better::More => places.max_by(by_median),
-        Better::Less => places.min_by(by_median),
-    }
-    .copied()
 }
 
 /// One sync acknowledges at most what was in flight when it began.
@@ -333,16 +127,17 @@ fn check_durable(
 }
 
 /// Waits until this process rests, for a while at most: what one side has left to do in the background must not be
-/// charged to the next.
-fn settle() {
+/// charged to the next. Gives how long it did not rest.
+fn settle(most: Duration) -> Duration {
     const LOOK_EVERY: Duration = Duration::from_millis(30);
     let started = Instant::now();
     let mut before = used_ticks();
-    while started.elapsed() < Duration::from_secs(5) {
+    loop {
+        let busy = started.elapsed();
         std::thread::sleep(LOOK_EVERY);
         let now = used_ticks();
-        if now <= before + 1 {
-            return;
+        if now <= before + 1 || busy >= most {
+            return busy;
         }
         before = now;
     }
@@ -364,36 +159,18 @@ fn used_ticks() -> u64 {
     times.filter_map(|time| time.parse::<u64>().ok()).sum()
 }
 
+/// Bytes that this process has handed to write calls. What the system counts as written to a device would not do: it counts
+/// whole folios, up to 2 MiB, for every 4 KiB that make one dirty.
+fn written_bytes() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar:"));
+    line.and_then(|bytes| bytes.trim().parse().ok())
+        .unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn round(fsync_ms: f64, result: f64) -> Round {
-        let taken = Taken {
-            result,
-            syncs_per_1000: 4.0,
-            cpu_us: 8.0,
-            stall: 0.0,
-        };
-        Round {
-            fsync_ms,
-            slices: vec![taken, taken],
-        }
-    }
-
-    #[test]
-    fn rounds_are_chosen_by_the_device_alone() {
-        let rounds = vec![
-            round(0.1, 1.0),
-            round(4.0, 9.0),
-            round(0.15, 2.0),
-            round(0.3, 8.0),
-        ];
-        assert_eq!(calm(&rounds), 2);
-        let outcome = Outcome::of(calmest(rounds, 2), 2);
-        assert_eq!(outcome.measured[1].results, [1.0, 2.0]);
-        assert_eq!(outcome.fsync_ms, 0.125);
-    }
 
     #[test]
     fn acknowledgements_that_no_sync_covers_are_found() {
@@ -404,41 +181,29 @@ mod tests {
     }
 
     #[test]
-    fn the_best_of_several_callers_counts() {
-        let measured = |results: [f64; 2]| Measured {
-            results: results.to_vec(),
-            syncs_per_1000: vec![20.0],
-            cpu_us: vec![],
-            stalls: vec![],
+    fn a_slice_is_told_for_each_of_its_writes() {
+        let slice = Slice {
+            writes: 2000,
+            time: Duration::from_secs(4),
+            stall: Duration::from_millis(20),
+            p99: None,
         };
-        let outcome = Outcome {
-            measured: vec![
-                measured([8.0, 8.0]),
-                measured([1.0, 1.0]),
-                measured([2.0, 4.0]),
-            ],
-            fsync_ms: 0.1,
+        let rate = taken(&slice, 10, 8, 600_000);
+        assert_eq!((rate.result, rate.syncs_per_1000), (500.0, 5.0));
+        assert_eq!((rate.cpu_us, rate.written_bytes), (40.0, 300.0));
+        let latency = Slice {
+            p99: Some(Duration::from_micros(250)),
+            ..slice
         };
-        let sides = ["ours", "few", "many"].map(|caller| ("peer", caller.to_owned()));
-        let of = |beside| {
-            let wanted = Match {
-                workload: "w".into(),
-                ours: 0,
-                beside,
-                goal: None,
-            };
-            row(&wanted, &sides, "writes/s", Better::More, &outcome)
-        };
-        let row = of(Beside::Best(vec![1, 2]));
-        assert_eq!(row.theirs_caller, "many");
-        assert_eq!(
-            (row.ratio_min, row.ratio_median, row.ratio_max),
-            (2.0, 3.0, 4.0)
-        );
-        // Two writes for each sync of 0.1 ms are 20,000 a second; more syncs than the most is worse.
-        let device = of(Beside::Device { in_flight: 2 });
-        assert_eq!((device.theirs, device.ratio_median), (20_000.0, 0.0004));
-        let syncs = of(Beside::Syncs { most: 10.0 });
-        assert_eq!((syncs.ours, syncs.ratio_median), (20.0, 0.5));
+        assert_eq!(taken(&latency, 10, 8, 0).result, 250.0);
+    }
+
+    #[test]
+    fn what_is_written_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = written_bytes();
+        let file = std::fs::File::create(dir.path().join("f")).unwrap();
+        std::io::Write::write_all(&mut &file, &vec![1; 1 << 20]).unwrap();
+        assert!(written_bytes() - before >= 1 << 20);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rounds::{Beside, Contender, Contest, Match};
+use super::contest::{Beside, Contender, Contest, Match};
 use crate::report::Goal;
 use crate::stats::Better;
 

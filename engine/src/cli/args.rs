@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::bench::{BenchArgs, OpenArgs};
 use crate::Durability;
 
 /// Where a local engine is, unless `--dir` names another place.
@@ -27,6 +28,9 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Measure this engine alone on this machine.
     Bench(BenchArgs),
+    /// A part of `bench` that needs a process of its own.
+    #[command(hide = true)]
+    BenchOpen(OpenArgs),
     /// Load newline-delimited JSON documents, plain or compressed with Zstandard.
     Load(LoadArgs),
     /// Set a key to a value.
@@ -87,7 +91,8 @@ pub(super) struct DirArg {
 }
 
 /// When a write counts as done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum DurabilityArg {
     /// It survives power loss.
     Sync,
@@ -139,16 +144,6 @@ pub(super) struct DemoArgs {
     /// When a write counts as done.
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     pub(super) durability: DurabilityArg,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(super) struct BenchArgs {
-    /// A few seconds instead of a minute, with rougher figures.
-    #[arg(long)]
-    pub(super) quick: bool,
-    /// Measure on the disk of this directory, in a temporary directory made and removed there.
-    #[arg(long)]
-    pub(super) dir: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -40,7 +40,12 @@ impl Latencies {
 
     /// The time that `percent` of all times do not pass, in microseconds; 0 where nothing was counted.
     pub(super) fn percentile(&self, percent: u64) -> u64 {
-        let rank = (self.count * percent).div_ceil(100).max(1);
+        self.quantile(percent, 100)
+    }
+
+    /// The time that so many `part`s `of` all times do not pass: 999 of 1000.
+    pub(super) fn quantile(&self, part: u64, of: u64) -> u64 {
+        let rank = (self.count * part).div_ceil(of).max(1);
         let mut seen = 0;
         for (index, count) in self.buckets.iter().enumerate() {
             seen += count;
@@ -115,6 +120,7 @@ mod tests {
                 );
             }
         }
+        assert!(times.quantile(999, 1000) >= 999);
         assert_eq!(percentile(&[3, 1, 2], 50), 2);
         assert_eq!(percentile(&[], 99), 0);
     }

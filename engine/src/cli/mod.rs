@@ -46,6 +46,7 @@ fn run(command: Command, output: &Output) -> Result<Answer, Failure> {
     match command {
         Command::Demo(options) => demo::run(&options, output),
         Command::Bench(options) => bench::run(&options, output),
+        Command::BenchOpen(options) => bench::open_child(&options),
         Command::Load(options) => load::run(&options, output),
         Command::Put(options) => data::put(&options),
         Command::Get(options) => data::get(&options),

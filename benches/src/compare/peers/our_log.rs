@@ -8,10 +8,10 @@ use watershed_wal::{
     Seq, ShardId, Term, single_put,
 };
 
+use crate::compare::contest::Contender;
 use crate::compare::drive::{Slice, in_flight, threads};
 use crate::compare::error::CompareError;
 use crate::compare::load::Writes;
-use crate::compare::rounds::Contender;
 
 pub(crate) const NAME: &str = "Watershed's log";
 

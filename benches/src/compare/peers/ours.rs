@@ -3,12 +3,12 @@
 use std::future::IntoFuture;
 use std::path::Path;
 
-use watershed::{Durability, Engine};
+use watershed::{Durability, Engine, ShardId};
 
+use crate::compare::contest::Contender;
 use crate::compare::drive::{in_flight, stream, threads};
 use crate::compare::error::CompareError;
 use crate::compare::load::Writes;
-use crate::compare::rounds::Contender;
 
 pub(crate) const NAME: &str = "Watershed";
 
@@ -54,7 +54,7 @@ pub(crate) fn blocking(
 ) -> Contender<'_> {
     Contender {
         peer: NAME,
-        caller: format!("{count} blocking threads, {}", of_shards(shards)),
+        caller: format!("{}, {}", of_threads(count), of_shards(shards)),
         in_flight: (durability == Durability::Sync).then_some(count),
         open: Box::new(move |dir| {
             let engine = open(dir, shards)?;
@@ -62,6 +62,24 @@ pub(crate) fn blocking(
                 threads(count, slice, time, writes, |_, key, value| {
                     let put = engine.put(key, value).durability(durability);
                     Ok(put.wait().map(drop)?)
+                })
+            }))
+        }),
+    }
+}
+
+/// Threads that wait for each write, and write a shard of their own.
+pub(crate) fn own_shards(writes: &Writes, count: u64, durability: Durability) -> Contender<'_> {
+    Contender {
+        peer: NAME,
+        caller: format!("{}, each its own shard", of_threads(count)),
+        in_flight: (durability == Durability::Sync).then_some(count),
+        open: Box::new(move |dir| {
+            let engine = open(dir, count)?;
+            Ok(Box::new(move |slice, time| {
+                threads(count, slice, time, writes, |caller, key, value| {
+                    let put = engine.shard(ShardId(caller)).put(key, value);
+                    Ok(put.durability(durability).wait().map(drop)?)
                 })
             }))
         }),
@@ -82,6 +100,14 @@ pub(crate) fn even(writes: &Writes, callers: u64, per_second: u64) -> Contender<
                 })
             }))
         }),
+    }
+}
+
+fn of_threads(count: u64) -> String {
+    if count == 1 {
+        "1 blocking thread".into()
+    } else {
+        format!("{count} blocking threads")
     }
 }
 

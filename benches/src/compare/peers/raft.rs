@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use protobuf::well_known_types::BytesValue;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 
+use crate::compare::contest::Contender;
 use crate::compare::drive::threads;
 use crate::compare::error::CompareError;
 use crate::compare::load::Writes;
-use crate::compare::rounds::Contender;
 
 pub(crate) const NAME: &str = "raft-engine";
 pub(crate) const MODE: &str = "entries, fdatasync for each write group, no compression, log files of 32 MiB that are recycled and were filled before";
@@ -29,7 +29,7 @@ impl MessageExt for Indexed {
 pub(crate) fn blocking(writes: &Writes, count: u64) -> Contender<'_> {
     Contender {
         peer: NAME,
-        caller: format!("{count} threads, as many groups"),
+        caller: format!("{}, as many groups", super::threads_named(count)),
         in_flight: Some(count),
         open: Box::new(move |dir| {
             let engine = Engine::open(Config {

@@ -2,10 +2,10 @@
 
 use redb::{Database, TableDefinition};
 
+use crate::compare::contest::Contender;
 use crate::compare::drive::threads;
 use crate::compare::error::redb_error;
 use crate::compare::load::Writes;
-use crate::compare::rounds::Contender;
 
 pub(crate) const NAME: &str = "redb";
 pub(crate) const MODE: &str = "one database, defaults; a transaction for each write, durability immediate (one writer at a time)";
@@ -16,7 +16,7 @@ const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("data");
 pub(crate) fn blocking(writes: &Writes, count: u64) -> Contender<'_> {
     Contender {
         peer: NAME,
-        caller: format!("{count} threads"),
+        caller: super::threads_named(count),
         in_flight: Some(count),
         open: Box::new(move |dir| {
             let db = Database::create(dir.join("db")).map_err(redb_error)?;

@@ -7,20 +7,21 @@ use rocksdb::{
     WriteOptions,
 };
 
+use crate::compare::contest::Contender;
 use crate::compare::drive::{batches, stream, threads};
 use crate::compare::error::CompareError;
 use crate::compare::load::Writes;
-use crate::compare::rounds::Contender;
 
 pub(crate) const NAME: &str = "RocksDB";
-pub(crate) const MODE: &str = "the same build, hardware CRC; its own log, recycled and written once before; pipelined writes, concurrent \
+pub(crate) const MODE: &str = "the same build, hardware CRC (checked); its own log, 4 files recycled, all filled once before; pipelined writes, concurrent \
      memtable; memtables of 64 MiB, 256 MiB together, block cache 128 MiB, compression and background jobs as Watershed's";
 
 const MIB: usize = 1 << 20;
 /// Logs that are written once and recycled before anything is measured: as in one that has run for a while, a sync
-/// has then no new file length to record.
-const PRIMED_LOGS: u64 = 3;
-const PRIMED_BYTES: usize = 16 * MIB;
+/// has then no new file length to record, however much a slice writes.
+const PRIMED_LOGS: u64 = 4;
+const MEMTABLE_BYTES: usize = 64 * MIB;
+const MEMTABLES_BYTES: usize = 256 * MIB;
 
 /// How a write ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +46,28 @@ impl Log {
 fn options(buffers: &WriteBufferManager, log: Log) -> Options {
     let mut options = tuned(Options::default());
     options.set_write_buffer_manager(buffers);
-    options.set_write_buffer_size(64 * MIB);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
     if log != Log::Off {
         options.set_recycle_log_file_num(4);
     }
     options
 }
 
-/// For replaying a log into one memtable.
-pub(crate) fn recovering(base: Options) -> Options {
+/// For replaying a log: into one memtable that holds all of it, or into ones of the usual size, each flushed once full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replay {
+    OneMemtable,
+    UsualMemtables,
+}
+
+pub(crate) fn recovering(base: Options, replay: Replay) -> Options {
     let mut options = tuned(base);
-    options.set_write_buffer_size(8 << 30);
+    options.set_write_buffer_size(match replay {
+        Replay::OneMemtable => 3 << 30,
+        Replay::UsualMemtables => MEMTABLE_BYTES,
+    });
+    // RocksDB reserves as much disk for a log as for its memtable, unless it is told how long logs may be.
+    options.set_max_total_wal_size(2 << 30);
     options
 }
 
@@ -77,19 +89,33 @@ fn tuned(mut options: Options) -> Options {
 }
 
 fn budget() -> WriteBufferManager {
-    WriteBufferManager::new_write_buffer_manager(256 * MIB, false)
+    WriteBufferManager::new_write_buffer_manager(MEMTABLES_BYTES, false)
 }
 
 fn open(dir: &Path, databases: u64, log: Log) -> Result<Vec<DB>, CompareError> {
     let buffers = budget();
+    let share = MEMTABLES_BYTES / usize::try_from(databases).unwrap_or(1);
     let open_one = |number| {
-        let db = DB::open(&options(&buffers, log), dir.join(format!("{number}")))?;
+        let dir = dir.join(format!("{number}"));
+        let db = DB::open(&options(&buffers, log), &dir)?;
+        check_crc(&dir)?;
         if log != Log::Off {
-            prime(&db, PRIMED_BYTES / usize::try_from(databases).unwrap_or(1))?;
+            prime(&db, share.min(MEMTABLE_BYTES))?;
         }
         Ok(db)
     };
     (0..databases).map(open_one).collect()
+}
+
+/// A RocksDB that computes its checksums in software would be a straw man. It says at opening which it is.
+fn check_crc(dir: &Path) -> Result<(), CompareError> {
+    let file = dir.join("LOG");
+    let said = std::fs::read_to_string(&file).map_err(CompareError::io("read", &file))?;
+    let line = said.lines().find(|line| line.contains("Fast CRC32"));
+    if line.is_some_and(|line| line.contains("supported: Supported")) {
+        return Ok(());
+    }
+    Err(CompareError::SlowCrc)
 }
 
 /// Fills logs, so that the next ones are recycled.
@@ -117,7 +143,8 @@ pub(crate) fn blocking(writes: &Writes, databases: u64, count: u64, log: Log) ->
     Contender {
         peer: NAME,
         caller: format!(
-            "{count} threads, one put a call, {}",
+            "{}, one put a call, {}",
+            super::threads_named(count),
             of_databases(databases)
         ),
         in_flight: (log == Log::Synced).then_some(count),
@@ -126,6 +153,28 @@ pub(crate) fn blocking(writes: &Writes, databases: u64, count: u64, log: Log) ->
             Ok(Box::new(move |slice, time| {
                 threads(count, slice, time, writes, |caller, key, value| {
                     Ok(of_caller(&all, caller).put_opt(key, value, &how)?)
+                })
+            }))
+        }),
+    }
+}
+
+/// Threads that wait for each write, to whichever database its key belongs to.
+pub(crate) fn spread(writes: &Writes, databases: u64, count: u64, log: Log) -> Contender<'_> {
+    let databases_named = of_databases(databases);
+    Contender {
+        peer: NAME,
+        caller: format!("{count} threads, one put a call, keys over {databases_named}"),
+        in_flight: (log == Log::Synced).then_some(count),
+        open: Box::new(move |dir| {
+            let (all, how) = (open(dir, databases, log)?, log.options());
+            Ok(Box::new(move |slice, time| {
+                threads(count, slice, time, writes, |_, key, value| {
+                    // Keys begin with random bytes.
+                    let of_key = key
+                        .first_chunk()
+                        .map_or(0, |first| u64::from_ne_bytes(*first));
+                    Ok(of_caller(&all, of_key).put_opt(key, value, &how)?)
                 })
             }))
         }),
@@ -144,7 +193,8 @@ pub(crate) fn batched(
     Contender {
         peer: NAME,
         caller: format!(
-            "{count} threads, batches of {size}, {}{without}",
+            "{}, batches of {size}, {}{without}",
+            super::threads_named(count),
             of_databases(databases)
         ),
         in_flight: (log == Log::Synced).then_some(count * size as u64),
