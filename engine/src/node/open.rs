@@ -57,8 +57,11 @@ impl Place {
     }
 }
 
-/// Threads that apply: one for each of two cores, as measured (DESIGN section 11).
-const APPLY_THREADS: usize = 2;
+/// Threads that apply: one core is left to who writes and to the log, and more than a few share RocksDB's own locks.
+fn apply_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    cores.saturating_sub(1).clamp(2, 8)
+}
 
 impl Node {
     /// Opens a node in `dir`. Runs on the engine's runtime.
@@ -84,7 +87,7 @@ impl Node {
             })?;
         log_report(&report);
         let cluster = join_cluster(&*witness, options.shards).await?;
-        let pool = ApplyPool::start(APPLY_THREADS)
+        let pool = ApplyPool::start(apply_threads())
             .map_err(|error| Error::io("start threads for", dir, error))?;
         let node = Self(Arc::new(NodeInner {
             id,
