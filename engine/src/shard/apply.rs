@@ -266,7 +266,7 @@ impl Hosted {
     /// Applies what follows in the log on what a store has.
     pub(super) fn replay(&self, store: &Store) -> Result<(), Error> {
         let have = store.applied().seq;
-        let through = self.log.has().contiguous_after(have);
+        let through = self.log.written_after(have);
         let mut rest = SeqRange::after(have, through);
         while let Some(range) = rest {
             let records = self.log.read_batch(range, GROUP_BYTES)?;

@@ -60,12 +60,16 @@ impl Shard {
 
     /// Writes through the log's thread, as many in flight do.
     async fn put(&self, key: &str, value: &str) -> Result<Seq, Error> {
+        self.put_as(key, value, Durability::Sync).await
+    }
+
+    async fn put_as(&self, key: &str, value: &str, durability: Durability) -> Result<Seq, Error> {
         let mut body = BatchBuilder::new();
         body.put(key.as_bytes(), value.as_bytes());
         let request = WriteRequest {
             body: body.finish(),
             conditions: Vec::new(),
-            durability: Durability::Sync,
+            durability,
             deadline: None,
         };
         match self.hosted.write(&request, Inline::Never).await? {
@@ -180,6 +184,19 @@ fn what_a_failed_sync_leaves_in_the_store_is_never_seen() {
     }
     assert_eq!(pollster::block_on(shard.get("old")).unwrap().unwrap(), "1");
     assert_eq!(shard.hosted.visible(), Seq(2));
+}
+
+#[test]
+fn buffered_writes_behind_a_failed_or_new_store_are_read_from_the_log_before_they_are_synced() {
+    let shard = Shard::new();
+    // As after a failure of the store, and before a new owner's first record.
+    super::lock(&shard.hosted.queue).read_from_log(Some(Seq(3)));
+    let write = |key| shard.put_as(key, "1", Durability::Buffered);
+    assert_eq!(pollster::block_on(write("a")).unwrap(), Seq(2));
+    assert_eq!(pollster::block_on(write("b")).unwrap(), Seq(3));
+    assert_eq!(pollster::block_on(write("c")).unwrap(), Seq(4));
+    assert_eq!(pollster::block_on(shard.get("a")).unwrap().unwrap(), "1");
+    assert_eq!(shard.hosted.visible(), Seq(4));
 }
 
 #[test]

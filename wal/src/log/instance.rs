@@ -198,6 +198,12 @@ impl InstanceLog {
         self.peek(|instance| instance.durable.clone())
     }
 
+    /// The last Seq up to which all that follow `seq` are written and can be read, durable or not.
+    #[must_use]
+    pub fn written_after(&self, seq: Seq) -> Seq {
+        self.peek(|instance| instance.has.contiguous_after(seq))
+    }
+
     /// How far assigned, how far durable without a hole.
     #[must_use]
     pub fn watermarks(&self) -> Watermarks {
