@@ -497,7 +497,7 @@ fn readers_and_views_beside_recycling_get_what_was_written_or_a_gap() {
                 Err(LogError::Full { .. }) => {}
                 Err(error) => panic!("{error}"),
             }
-            if n % 40 == 0 {
+            if n.is_multiple_of(40) {
                 written.set_flushed(Seq(written.watermarks().durable.0.saturating_sub(30)));
             }
             let waits = log.status().recycled_bytes;
