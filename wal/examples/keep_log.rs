@@ -41,6 +41,7 @@ fn main() -> Outcome<()> {
     keep(&to.join("torn-tail"), &torn()?)?;
     keep(&to.join("repaired"), &repaired(&closed)?)?;
     keep(&to.join("truncated"), &truncated()?)?;
+    keep(&to.join("recycled"), &recycled()?)?;
     Ok(())
 }
 
@@ -205,12 +206,44 @@ fn truncated() -> Outcome<MemStorage> {
     Ok(storage.crash(Survival::All))
 }
 
+/// Segments in files that were others' before, and a spare in one.
+fn recycled() -> Outcome<MemStorage> {
+    let storage = MemStorage::new();
+    let log = open(&storage)?;
+    let owner = log.host(ShardId(7), OWNERS[0], Seq::ZERO, Vec::new())?;
+    owner
+        .start_term(owner.next_term(Epoch(1)), Seq::ZERO)?
+        .wait()?;
+    let fill = |segments: u64| -> Outcome<()> {
+        while log.status().segments < segments {
+            submit(&owner, RecordKind::Batch, body(5, 2500), Durability::Sync)?;
+        }
+        Ok(())
+    };
+    fill(5)?;
+    owner.set_flushed(owner.watermarks().durable);
+    while log.status().recycled_bytes < 4 * (32 << 10) {
+        std::thread::yield_now();
+    }
+    fill(5)?;
+    owner.set_flushed(owner.watermarks().durable);
+    while log.status().segments > 1 {
+        std::thread::yield_now();
+    }
+    fill(2)?;
+    owner
+        .put_note("note", Bytes::from_static(b"its value"))?
+        .wait()?;
+    log.close()?;
+    Ok(storage.crash(Survival::None))
+}
+
 fn keep(to: &Path, storage: &MemStorage) -> Outcome<()> {
     std::fs::create_dir(to)?;
     for name in storage.list()? {
         let bytes = storage.contents(&name).ok_or("gone")?;
-        // Spares hold nothing.
-        if bytes.iter().any(|&byte| byte != 0) {
+        // Spares that were made for it hold nothing, nor do files that wait.
+        if name.ends_with(".seg") && bytes.iter().any(|&byte| byte != 0) {
             std::fs::write(to.join(name), bytes)?;
         }
     }

@@ -209,7 +209,7 @@ fn a_repair_of_any_flipped_byte_keeps_only_what_was_there() {
 fn repair_each_byte(case: &Case) {
     let files = &case.files;
     let whole = Whole::new(files);
-    for_each_file(files, |name, bytes| {
+    for_each_file(files, |name, _| {
         // Every seventh: with the offset in the frame all parts of a header and a payload come up.
         for at in (0..case.ends[name]).step_by(7 * case.step) {
             let storage = storage_of(files);
