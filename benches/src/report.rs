@@ -27,6 +27,10 @@ pub struct Row {
     pub goal: Option<f64>,
     /// The device's time for one sync while this ran, in milliseconds.
     pub fsync_ms: f64,
+    /// Rounds that counted.
+    pub rounds: usize,
+    /// Seconds of each side in each round; none where a round lasts until something is done.
+    pub slice_seconds: Option<f64>,
     /// Who called this engine, and how.
     pub ours_caller: String,
     /// Who called the peer, and how.
@@ -69,9 +73,9 @@ pub struct Meta {
     pub compared: &'static str,
     /// Shorter slices, and only what is short.
     pub quick: bool,
-    /// Rounds of each workload.
+    /// Rounds of each workload, unless its row says otherwise.
     pub rounds: usize,
-    /// Seconds of each side in each round.
+    /// Seconds of each side in each round, unless the row says otherwise.
     pub slice_seconds: f64,
     /// Cores that this process may use.
     pub cores: usize,
@@ -263,6 +267,8 @@ pub(crate) mod tests {
             ratio_max: ratio + 0.5,
             goal,
             fsync_ms: 0.07,
+            rounds: 7,
+            slice_seconds: Some(0.25),
             ours_caller: "one caller, 64 in flight".into(),
             theirs_caller: "64 threads".into(),
             ours_syncs_per_1000: Some(15.6),

@@ -94,7 +94,7 @@ fn reads_find_what_is_there_and_nothing_else() {
 fn a_write_of_several_keys_is_one_write() {
     let document = measured(
         &Place::new(),
-        &format!("--batch 5 --in-flight 1 --seconds 0.3 --warm-up 0.02 --keys 500"),
+        "--batch 5 --in-flight 1 --seconds 0.3 --warm-up 0.02 --keys 500",
     );
     let row = &rows(&document)[0];
     let number = |field: &str| row[field].as_f64().unwrap();

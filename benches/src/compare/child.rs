@@ -291,6 +291,7 @@ pub(crate) fn recovery(name: &str, dir: &Path, quick: bool) -> Result<Vec<Row>, 
         row.ours_caller.clone_from(&logged.ours);
         row.theirs_caller = format!("{}, {how}", logged.theirs);
         row.goal = Some(1.5);
+        row.rounds = ours.len();
         row.set_ratio(ratios(&ours, theirs, Better::Less));
         row
     };
@@ -329,6 +330,8 @@ fn plain_row(workload: &str, unit: &'static str, fsync_ms: f64) -> Row {
         ratio_max: f64::NAN,
         goal: None,
         fsync_ms,
+        rounds: 1,
+        slice_seconds: None,
         ours_caller: String::new(),
         theirs_caller: String::new(),
         ours_syncs_per_1000: None,

@@ -86,7 +86,7 @@ impl<'a> Contest<'a> {
         shim.set_least(Duration::ZERO)?;
         let names = sides.iter().map(|side| (side.peer, side.caller.clone()));
         let rounds = calmest(rounds, pace.rounds);
-        let outcome = Outcome::of(&rounds, names.collect(), self.unit, self.better);
+        let outcome = Outcome::of(&rounds, pace.slice, names.collect(), self.unit, self.better);
         Ok(self.matches.iter().map(|one| outcome.row(one)).collect())
     }
 }

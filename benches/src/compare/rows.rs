@@ -1,5 +1,7 @@
 //! From what was measured, round by round, to the rows.
 
+use std::time::Duration;
+
 use super::contest::{Beside, Match};
 use crate::report::Row;
 use crate::stats::{Better, Spread, ratios};
@@ -76,6 +78,7 @@ pub(crate) struct Outcome {
     /// Of each, whom it was and how it was called.
     sides: Vec<(&'static str, String)>,
     fsync_ms: f64,
+    slice: Duration,
     unit: &'static str,
     better: Better,
 }
@@ -95,6 +98,7 @@ struct Other {
 impl Outcome {
     pub(crate) fn of(
         rounds: &[Round],
+        slice: Duration,
         sides: Vec<(&'static str, String)>,
         unit: &'static str,
         better: Better,
@@ -115,6 +119,7 @@ impl Outcome {
             measured: measured.collect(),
             sides,
             fsync_ms: Spread::of(&syncs).median,
+            slice,
             unit,
             better,
         }
@@ -145,6 +150,8 @@ impl Outcome {
             ratio_max: f64::NAN,
             goal: wanted.goal.and_then(|goal| goal.at(self.fsync_ms)),
             fsync_ms: self.fsync_ms,
+            rounds: ours.results.len(),
+            slice_seconds: Some(self.slice.as_secs_f64()),
             ours_caller: self.sides[wanted.ours].1.clone(),
             theirs_caller: other.caller,
             ours_syncs_per_1000: syncs.0,
@@ -270,7 +277,8 @@ mod tests {
 
     fn outcome(rounds: &[Round]) -> Outcome {
         let sides = ["ours", "few", "many"].map(|caller| ("peer", caller.to_owned()));
-        Outcome::of(rounds, sides.into(), "writes/s", Better::More)
+        let slice = Duration::from_millis(250);
+        Outcome::of(rounds, slice, sides.into(), "writes/s", Better::More)
     }
 
     fn row(outcome: &Outcome, beside: Beside) -> Row {
@@ -297,6 +305,7 @@ mod tests {
         let outcome = outcome(&[round(0.1, &[8.0, 1.0, 2.0]), round(0.1, &[8.0, 1.0, 4.0])]);
         let best = row(&outcome, Beside::Best(vec![1, 2]));
         assert_eq!(best.theirs_caller, "many");
+        assert_eq!((best.rounds, best.slice_seconds), (2, Some(0.25)));
         let ratio = (best.ratio_min, best.ratio_median, best.ratio_max);
         assert_eq!(ratio, (2.0, 3.0, 4.0));
         assert_eq!(best.theirs_written_bytes_per_write, Some(300.0));

@@ -323,7 +323,8 @@ mod tests {
         };
         let text = text(&meta, &[Row::new(&cell(), &measured(), 0.1)], &[]);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[2].len(), lines[3].len(), "{text}");
+        let wide = |line: &str| line.chars().count();
+        assert_eq!(wide(lines[2]), wide(lines[3]), "{text}");
         assert!(
             lines[3].starts_with("put   async          8  sync"),
             "{text}"
