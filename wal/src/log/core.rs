@@ -1,8 +1,8 @@
 //! What all handles of an open log share, and the numbers that it counts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::room::{Full, HEAD_COST, Room, Use};
 use super::state::{Delivery, Entry, Pending, State, ThreadState, What, note_size};
@@ -12,7 +12,7 @@ use crate::error::LogError;
 use crate::format::notes::LocalNote;
 use crate::options::LogOptions;
 use crate::storage::Storage;
-use crate::sync::{lock, wait};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, lock, wait};
 use crate::words::Durability;
 
 #[derive(Debug, Default)]

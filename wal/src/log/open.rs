@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 
 use super::commit::Writer;
 use super::core::{Core, Metrics};
@@ -18,6 +18,7 @@ use crate::format::frame::{Position, next_start};
 use crate::format::head::Head;
 use crate::options::{LogEnd, LogOptions, OpenReport};
 use crate::storage::Storage;
+use crate::sync::{Condvar, Mutex};
 use crate::words::InstanceId;
 
 pub(super) fn open(

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -28,6 +28,7 @@ use crate::options::Notes;
 use crate::record::{Record, RecordKind, StartBody};
 use crate::seqset::{SeqRange, SeqSet};
 use crate::storage::StorageFile;
+use crate::sync::Instant;
 use crate::words::{Durability, InstanceId, Seq, ShardId, Term, TermStart};
 
 /// Names an instance inside this opening of the log; never used again for another.
