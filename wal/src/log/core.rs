@@ -243,6 +243,7 @@ impl Core {
             let panicked = calls.run(own);
             state = self.lock();
             if panicked {
+                state.sink_panicked = true;
                 self.poison(&mut state, "a commit sink panicked", Vec::new());
             }
         }
@@ -274,7 +275,14 @@ impl SinkCalls {
     fn resolve(state: &State, delivery: Delivery) -> Self {
         let mut plain = delivery.plain;
         let mut batches = Vec::with_capacity(delivery.sinks.len());
+        let gap = state.poison.clone().filter(|_| state.sink_panicked);
+        let gap = gap.map(|reason| LogError::Poisoned { reason });
         for (at, batch) in delivery.sinks {
+            if let Some(error) = &gap {
+                let failed = batch.into_iter();
+                plain.extend(failed.map(|committed| (committed.done, Err(error.clone()))));
+                continue;
+            }
             match state.instance(at).ok().and_then(|i| i.sink.clone()) {
                 Some(sink) => batches.push((at, sink, batch)),
                 // Taken off since: the records are committed all the same.

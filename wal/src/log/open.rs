@@ -231,6 +231,7 @@ impl State {
             patience: Patience::default(),
             deliveries: VecDeque::new(),
             delivering: false,
+            sink_panicked: false,
             unsynced: Vec::new(),
             unsynced_since: None,
             unrecorded_since: None,

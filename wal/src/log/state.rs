@@ -351,6 +351,8 @@ pub(crate) struct State {
     pub(crate) patience: Patience,
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) delivering: bool,
+    /// A sink panicked, so that records which were on their way to sinks are lost: no sink gets what follows them.
+    pub(crate) sink_panicked: bool,
     /// Instances with written records that are not synced.
     pub(crate) unsynced: Vec<InstanceIndex>,
     pub(crate) unsynced_since: Option<Instant>,

@@ -154,6 +154,8 @@ fn a_sink_panics(sim: &Sim) {
     let writers = write_until(&world, &hows, is_poisoned);
     join_all(writers);
     assert_eq!(taker.taken(), 3);
+    let behind = taker.given_behind_panic.load(Ordering::SeqCst);
+    assert_eq!(behind, 0, "given records behind those that its panic lost");
     let late = world.write("late", Sync, How::Lead);
     assert!(matches!(late, Err(LogError::Poisoned { .. })), "{late:?}");
     world.finish(true);
