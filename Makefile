@@ -19,6 +19,12 @@ FUZZ_SECONDS ?= 60
 # For `make soak`: the first round's seed, and how many operations.
 SOAK_SEED ?= 1
 SOAK_OPS ?= 1000000
+# For `make shuttle`: schedules for each check, a number to begin from, one test, and a failed schedule and its timers.
+SHUTTLE_ITERATIONS ?= 4000
+SHUTTLE_SEED ?= 1
+SHUTTLE_TEST ?=
+SHUTTLE_TIMERS ?=
+SHUTTLE_REPLAY ?=
 # Tools that the targets below install for themselves.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/watershed/tools
 
@@ -80,6 +86,14 @@ $(TOOLS)/bin/cargo-fuzz:
 soak: ## crash, fail, rot and repair the log at random (SOAK_SEED=1 SOAK_OPS=1000000)
 	@./.ci/setup
 	SOAK_SEED="$(SOAK_SEED)" SOAK_OPS="$(SOAK_OPS)" $(CARGO) test $(SELECTION) --test soak -- --nocapture
+
+.PHONY: shuttle
+shuttle: ## run the log under chosen thread schedules (SHUTTLE_ITERATIONS=4000 SHUTTLE_SEED=1)
+	@./.ci/setup
+	export CARGO_TARGET_DIR="$(target_dir)/shuttle" RUSTFLAGS="--cfg watershed_shuttle"
+	export WATERSHED_SHUTTLE_ITERATIONS="$(SHUTTLE_ITERATIONS)" WATERSHED_SHUTTLE_SEED="$(SHUTTLE_SEED)"
+	export WATERSHED_SHUTTLE_TIMERS="$(SHUTTLE_TIMERS)" WATERSHED_SHUTTLE_REPLAY="$(SHUTTLE_REPLAY)"
+	$(CARGO) test --release --locked -p watershed-wal --test shuttle -- $(SHUTTLE_TEST)
 
 .PHONY: fmt
 fmt: ## format the code

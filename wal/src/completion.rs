@@ -8,12 +8,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread::Thread;
 
 use crate::error::LogError;
-use crate::sync::lock;
+use crate::sync::{Mutex, Thread, current_thread, lock, park, park_timeout};
 
 #[derive(Debug)]
 enum Waiting {
@@ -92,10 +91,10 @@ impl Completion {
                 if let Some(result) = slot.result() {
                     return result;
                 }
-                slot.waiting = Waiting::Thread(std::thread::current());
+                slot.waiting = Waiting::Thread(current_thread());
             }
             // Woken without a reason, the loop looks again.
-            std::thread::park();
+            park();
         }
     }
 
@@ -106,9 +105,9 @@ impl Completion {
             if slot.remaining == 0 {
                 return;
             }
-            slot.waiting = Waiting::Thread(std::thread::current());
+            slot.waiting = Waiting::Thread(current_thread());
         }
-        std::thread::park_timeout(timeout);
+        park_timeout(timeout);
     }
 
     /// Whether it has resolved.

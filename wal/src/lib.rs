@@ -40,6 +40,9 @@ pub use options::{
 pub use record::{Record, RecordKind, StartBody};
 pub use seqset::{EmptyRange, SeqRange, SeqSet};
 pub use storage::{Storage, StorageFile};
+#[cfg(watershed_shuttle)]
+#[doc(hidden)]
+pub use sync::checked;
 pub use words::{
     Durability, Epoch, InstanceId, NumberTooLarge, ParseInstanceIdError, Seq, ShardId, Term,
     TermStart,

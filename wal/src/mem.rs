@@ -14,6 +14,7 @@
 //! What fails when is an [`Injector`]: it can make calls fail, hang, or lie. It leaves out: sectors that are torn in
 //! themselves, and rot of metadata.
 
+mod every;
 mod image;
 mod inject;
 
@@ -22,6 +23,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+pub use self::every::EverySurvival;
 pub use self::inject::{Fault, Injector, OpClass, ParseInjectorError, Rule, When};
 
 use self::image::{FileImage, SplitMix};
@@ -163,7 +165,11 @@ impl MemStorage {
             Survival::None | Survival::All => None,
         };
         let names = match (&mut random, survival) {
-            (Some(random), _) => state.surviving_names(random),
+            (Some(random), _) => {
+                // Often all or none, as a journal would have it; else each for itself.
+                let bias = random.pick_bias();
+                state.surviving_names(|| random.chance(bias))
+            }
             (None, Survival::All) => state.live.clone(),
             (None, _) => state.durable.clone(),
         };
@@ -314,13 +320,11 @@ impl State {
         });
     }
 
-    /// The durable names with any subset of the pending changes.
-    fn surviving_names(&self, random: &mut SplitMix) -> BTreeMap<String, SharedImage> {
+    /// The durable names with those of the pending changes that `survives` says, asked in their order.
+    fn surviving_names(&self, mut survives: impl FnMut() -> bool) -> BTreeMap<String, SharedImage> {
         let mut names = self.durable.clone();
-        // Often all or none, as a journal would have it; else each for itself.
-        let bias = random.pick_bias();
         for change in &self.pending {
-            if !random.chance(bias) {
+            if !survives() {
                 continue;
             }
             // A change takes a name only from the file it took it from: without this, a lost earlier change

@@ -11,7 +11,7 @@ use std::time::Duration;
 use watershed_wal::mem::{MemStorage, Survival};
 use watershed_wal::{
     DirStorage, Durability, Epoch, Inline, InstanceId, InstanceLog, Log, LogError, LogOptions,
-    OpenError, RecordKind, Seq, SeqRange, ShardId, verify,
+    OpenError, RecordKind, Seq, SeqRange, ShardId, Storage, verify,
 };
 
 fn options() -> LogOptions {
@@ -151,6 +151,82 @@ fn a_full_file_system_refuses_before_anything_is_written_and_goes_on_with_room()
     let full = Log::open(storage.clone(), options()).map(drop);
     assert!(matches!(full, Err(OpenError::Full { .. })), "{full:?}");
     assert_eq!(verify(storage).unwrap().records, read.records);
+}
+
+#[test]
+fn a_segment_whose_zeros_do_not_fit_is_not_left_half_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mounted) = mount(directory.path()) else {
+        println!("no file system may be mounted here");
+        return;
+    };
+    let storage = DirStorage::new(mounted.0.join("wal")).unwrap();
+    let free = storage.free_bytes().unwrap();
+    // The device is full after seven pieces of 64 KiB, and in the middle of one.
+    let ballast = mounted.0.join("ballast");
+    std::fs::write(&ballast, vec![1; 44 << 10]).unwrap();
+    let made = storage.create("0000000000000001.seg", 1 << 20).map(drop);
+    let kind = made.unwrap_err().kind();
+    assert_eq!(kind, std::io::ErrorKind::StorageFull);
+    assert_eq!(storage.list().unwrap(), Vec::<String>::new());
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(
+        storage.free_bytes().unwrap(),
+        free,
+        "the room was not given back"
+    );
+}
+
+/// The process dies while a spare is filled: any number of pieces, and a part of one, are there.
+#[test]
+fn a_spare_that_was_half_made_when_the_process_died_is_taken_away() {
+    let longer = LogOptions {
+        segment_bytes: 256 << 10,
+        limit_bytes: 4 << 20,
+        ..options()
+    };
+    for len in [
+        0,
+        1,
+        4096,
+        (64 << 10) - 1,
+        64 << 10,
+        (64 << 10) + 512,
+        192 << 10,
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Arc::new(DirStorage::new(directory.path()).unwrap());
+        let (log, _) = Log::open(storage.clone(), longer.clone()).unwrap();
+        let last = put(&host(&log)).unwrap();
+        log.close().unwrap();
+        drop(log);
+        let mut names = storage.list().unwrap();
+        names.sort();
+        let newest = u64::from_str_radix(names.last().unwrap().trim_end_matches(".seg"), 16);
+        let half = format!("{:016x}.seg", newest.unwrap() + 1);
+        std::fs::write(directory.path().join(&half), vec![0; len]).unwrap();
+        let (log, _) = Log::open(storage.clone(), longer.clone()).unwrap();
+        let instance = log.instance(InstanceId(1)).unwrap();
+        holds_all(&instance, last);
+        let term = instance.next_term(Epoch(1));
+        instance
+            .start_term(term, Seq::ZERO)
+            .unwrap()
+            .wait()
+            .unwrap();
+        assert!(put(&instance).unwrap() > last);
+        log.close().unwrap();
+        drop((log, instance));
+        // Its name may be used again for a whole one.
+        if let Ok(bytes) = std::fs::read(directory.path().join(&half)) {
+            assert_eq!(
+                bytes.len(),
+                256 << 10,
+                "a half-made segment of {len} bytes was left"
+            );
+        }
+        verify(storage).unwrap();
+    }
 }
 
 const CHILD: &str = "WATERSHED_FULL_CHILD";

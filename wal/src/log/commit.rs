@@ -5,9 +5,8 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
-use std::time::Instant;
 
 use super::core::{Core, Metrics, PanicGuard};
 use super::room::{Full, HEAD_COST, Spare};
@@ -23,7 +22,7 @@ use crate::format::payload::{PayloadWriter, Slot};
 use crate::record::{Record, RecordKind};
 use crate::seqset::SeqRange;
 use crate::storage::StorageFile;
-use crate::sync::wait;
+use crate::sync::{Instant, MutexGuard, wait};
 use crate::words::{Durability, Seq, Term};
 
 /// The right to append, and where.

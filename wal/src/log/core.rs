@@ -1,8 +1,8 @@
 //! What all handles of an open log share, and the numbers that it counts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::room::{Full, HEAD_COST, Room, Use};
 use super::state::{Delivery, Entry, Pending, State, ThreadState, What, note_size};
@@ -12,7 +12,7 @@ use crate::error::LogError;
 use crate::format::notes::LocalNote;
 use crate::options::LogOptions;
 use crate::storage::Storage;
-use crate::sync::{lock, wait};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, lock, wait};
 use crate::words::Durability;
 
 #[derive(Debug, Default)]
@@ -245,6 +245,7 @@ impl Core {
             let panicked = calls.run(own);
             state = self.lock();
             if panicked {
+                state.sink_panicked = true;
                 self.poison(&mut state, "a commit sink panicked", Vec::new());
             }
         }
@@ -276,7 +277,14 @@ impl SinkCalls {
     fn resolve(state: &State, delivery: Delivery) -> Self {
         let mut plain = delivery.plain;
         let mut batches = Vec::with_capacity(delivery.sinks.len());
+        let gap = state.poison.clone().filter(|_| state.sink_panicked);
+        let gap = gap.map(|reason| LogError::Poisoned { reason });
         for (at, batch) in delivery.sinks {
+            if let Some(error) = &gap {
+                let failed = batch.into_iter();
+                plain.extend(failed.map(|committed| (committed.done, Err(error.clone()))));
+                continue;
+            }
             match state.instance(at).ok().and_then(|i| i.sink.clone()) {
                 Some(sink) => batches.push((at, sink, batch)),
                 // Taken off since: the records are committed all the same.

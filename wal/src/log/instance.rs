@@ -19,6 +19,7 @@ use crate::format::notes::{HoldNote, LocalNote};
 use crate::options::{HoldBudget, HoldInfo, Watermarks};
 use crate::record::{Record, RecordKind};
 use crate::seqset::{SeqRange, SeqSet};
+use crate::sync::Instant;
 use crate::words::{Durability, Epoch, InstanceId, Seq, ShardId, Term, TermStart};
 
 /// The longest name of a hold or a note.
@@ -307,7 +308,7 @@ impl InstanceLog {
             // From now on it counts: nothing may be truncated while its note is on the way.
             instance.holds.push(Hold {
                 note,
-                since: std::time::Instant::now(),
+                since: Instant::now(),
             });
             self.core()
                 .enqueue_for_thread(&mut state, What::Notes(vec![local]), done);

@@ -5,7 +5,6 @@
 //! before a file is removed; holds were restored before the keeper starts.
 
 use std::io;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use super::core::Core;
@@ -13,7 +12,7 @@ use super::room::{Full, Room, Spare, Use};
 use super::scan::segment_name;
 use super::state::{Entry, State};
 use crate::format::notes::LocalNote;
-use crate::sync::{wait, wait_for};
+use crate::sync::{MutexGuard, wait, wait_for};
 
 /// How soon to try again when there was no room.
 const RETRY: Duration = Duration::from_millis(50);

@@ -6,6 +6,8 @@
 //! - `repair`: giving up what damage made unreadable, so that the log opens again.
 //! - `index`, `read`, `sweep`, `tail`: reading records; `instance`: the handle of one hosting; `view`: reading without the lock.
 
+#[cfg(watershed_shuttle)]
+mod audit;
 mod commit;
 mod core;
 mod dump;
@@ -27,10 +29,11 @@ mod tail;
 mod thread;
 mod view;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, ThreadId};
 
+#[cfg(watershed_shuttle)]
+pub use audit::Audit;
 pub use dump::DumpLine;
 pub use instance::InstanceLog;
 pub use read::RecordReader;
@@ -47,7 +50,7 @@ use crate::format::notes::LocalNote;
 use crate::options::{HoldInfo, LogOptions, LogStatus, OpenReport};
 use crate::seqset::SeqRange;
 use crate::storage::Storage;
-use crate::sync::lock;
+use crate::sync::{JoinHandle, Mutex, ThreadBuilder, ThreadId, current_thread, lock};
 use crate::words::{InstanceId, Seq, ShardId, TermStart};
 use room::Use;
 use state::{Instance, What};
@@ -87,7 +90,7 @@ impl Log {
         let core = Arc::new(core);
         let spawn = |name: &str, run: Run| {
             let core = Arc::clone(&core);
-            std::thread::Builder::new()
+            ThreadBuilder::new()
                 .name(name.to_owned())
                 .spawn(move || run(&core))
                 .map_err(|source| OpenError::Io {
@@ -297,7 +300,7 @@ impl Handle {
             self.core.prepared.notify_all();
             self.core.call_keeper(&mut state);
         }
-        let here = std::thread::current().id();
+        let here = current_thread().id();
         // From inside a sink the log thread can't wait for itself; it ends by itself once the sink returns.
         if !lock(&self.ids).contains(&here) {
             for thread in lock(&self.threads).drain(..) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 
 use super::commit::Writer;
 use super::core::{Core, Metrics};
@@ -19,6 +19,7 @@ use crate::format::frame::{Position, next_start};
 use crate::format::head::Head;
 use crate::options::{LogEnd, LogOptions, OpenReport};
 use crate::storage::Storage;
+use crate::sync::{Condvar, Mutex};
 use crate::words::InstanceId;
 
 pub(super) fn open(
@@ -242,6 +243,7 @@ impl State {
             patience: Patience::default(),
             deliveries: VecDeque::new(),
             delivering: false,
+            sink_panicked: false,
             unsynced: Vec::new(),
             unsynced_since: None,
             unrecorded_since: None,

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -28,6 +28,7 @@ use crate::options::Notes;
 use crate::record::{Record, RecordKind, StartBody};
 use crate::seqset::{SeqRange, SeqSet};
 use crate::storage::StorageFile;
+use crate::sync::Instant;
 use crate::words::{Durability, InstanceId, Seq, ShardId, Term, TermStart};
 
 /// Names an instance inside this opening of the log; never used again for another.
@@ -350,6 +351,8 @@ pub(crate) struct State {
     pub(crate) patience: Patience,
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) delivering: bool,
+    /// A sink panicked, so that records which were on their way to sinks are lost: no sink gets what follows them.
+    pub(crate) sink_panicked: bool,
     /// Instances with written records that are not synced.
     pub(crate) unsynced: Vec<InstanceIndex>,
     pub(crate) unsynced_since: Option<Instant>,

@@ -13,6 +13,7 @@ use crate::error::LogError;
 use crate::format::payload::Stored;
 use crate::record::{Record, RecordKind, StartBody};
 use crate::seqset::SeqRange;
+use crate::sync::MutexGuard;
 use crate::words::{Durability, Seq, Term};
 
 /// Frames of others' buffered writes that a lead goes on with: each costs its own write a few microseconds.
@@ -160,7 +161,7 @@ impl Core {
     }
 
     /// Takes the mutex once there is room, on the device and in the queue, for records of these costs.
-    fn admit(&self, costs: &[u64]) -> Result<std::sync::MutexGuard<'_, State>, LogError> {
+    fn admit(&self, costs: &[u64]) -> Result<MutexGuard<'_, State>, LogError> {
         let state = self.reserve(Use::Records, costs, 0)?;
         let cost: u64 = costs.iter().sum();
         let (pending, max) = (state.pending.bytes, self.options.max_pending_bytes);

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::core::Core;
 use super::state::InstanceIndex;
@@ -12,6 +12,7 @@ use crate::completion::Completion;
 use crate::error::LogError;
 use crate::record::Record;
 use crate::seqset::SeqRange;
+use crate::sync::Instant;
 use crate::words::Seq;
 
 /// Resolves with the durable mark once it is past a Seq; see [`crate::InstanceLog::durable_past`].

@@ -4,15 +4,14 @@
 //! queued that nobody leads; by itself it looks again after `buffered_sync_every` while anything is unsettled,
 //! so that a lead that was leaked holds nothing up for longer than that.
 
-use std::sync::MutexGuard;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::core::{Core, PanicGuard};
 use super::room::{Room, Use};
 use super::state::{State, ThreadState, note_size};
 use crate::format::notes::LocalNote;
 use crate::format::payload::PayloadWriter;
-use crate::sync::{wait, wait_for};
+use crate::sync::{Instant, MutexGuard, wait, wait_for};
 
 /// From this sync latency on a frame waits for the writers of the one before, as plain pipelining would settle
 /// into two half-full groups.

@@ -129,15 +129,22 @@ impl FileImage {
 
     /// What is left when each unsynced sector is in any of its states.
     pub(super) fn surviving(&self, random: &mut SplitMix) -> Vec<u8> {
-        let mut left = self.live[..self.durable_len].to_vec();
         let bias = random.pick_bias();
-        for (&sector, dirty) in &self.dirty {
-            let newest = dirty.states.len() - 1;
-            let state = if random.chance(bias) {
+        self.surviving_as(|states| {
+            let newest = states - 1;
+            if random.chance(bias) {
                 newest
             } else {
                 random.below(newest)
-            };
+            }
+        })
+    }
+
+    /// What is left when each unsynced sector is in the one of its states, so many, that `choose` names.
+    pub(super) fn surviving_as(&self, mut choose: impl FnMut(usize) -> usize) -> Vec<u8> {
+        let mut left = self.live[..self.durable_len].to_vec();
+        for (&sector, dirty) in &self.dirty {
+            let state = choose(dirty.states.len());
             overlay(&mut left, sector, &dirty.states[state]);
         }
         left
