@@ -97,12 +97,19 @@ impl Hosted {
             }
             queue.claimed = true;
         }
+        self.apply_claimed();
+    }
+
+    /// Applies what is queued until there is nothing left, then gives up the claim that this thread has.
+    pub(super) fn apply_claimed(&self) {
         loop {
             let (mut items, catch_up, heal) = {
                 let mut queue = lock(&self.queue);
                 if queue.items.is_empty() && !queue.catch_up && !queue.heal {
                     queue.claimed = false;
-                    self.drained.notify_all();
+                    if queue.waiting > 0 {
+                        self.drained.notify_all();
+                    }
                     return;
                 }
                 (
@@ -150,7 +157,7 @@ impl Hosted {
     }
 
     /// Applies records in order, skipping what the store has.
-    fn apply_group(&self, records: &[Record]) -> Result<(), Error> {
+    pub(super) fn apply_group(&self, records: &[Record]) -> Result<(), Error> {
         let store = self.store()?;
         let have = store.applied().seq;
         let skip = records.partition_point(|record| record.seq() <= have);

@@ -7,9 +7,12 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_migration::NodeId;
-use watershed_wal::{Durability, Epoch, Inline, LogError, RecordKind, Submitted};
+use watershed_wal::{
+    Appended, Completion, Durability, Epoch, Inline, LogError, RecordKind, Submitted,
+};
 
 use super::conditions::Decision;
+use super::direct::Turn;
 use super::serving::Serving;
 use super::{Condition, Hosted, ROOM_UNITS, Role};
 use crate::Error;
@@ -42,6 +45,7 @@ pub(crate) enum Written {
 
 enum Attempt {
     Assigned(Submitted),
+    Appended(Version, Turn),
     Decided(Decision),
     Refused(Serving),
 }
@@ -77,6 +81,15 @@ impl Hosted {
                         room.forget();
                     }
                     return self.finish(submitted, request).await.map(Written::Done);
+                }
+                Attempt::Appended(version, turn) => {
+                    if let Some(room) = room {
+                        room.forget();
+                    }
+                    return self
+                        .finish_appended(version, turn, request)
+                        .await
+                        .map(Written::Done);
                 }
                 Attempt::Refused(Serving::Elsewhere { owner, epoch }) => {
                     return Ok(Written::Elsewhere { owner, epoch });
@@ -154,18 +167,46 @@ impl Hosted {
                 other => return Ok(Attempt::Decided(other)),
             }
         }
-        let submitted = self.log.submit(
-            RecordKind::Batch,
-            request.body.clone(),
-            request.durability,
-            inline,
-        );
-        match submitted {
-            Ok(submitted) => {
+        let body = request.body.clone();
+        let appended = if request.durability == Durability::Buffered && inline == Inline::Allowed {
+            self.log.append(RecordKind::Batch, body)
+        } else {
+            let submitted = self
+                .log
+                .submit(RecordKind::Batch, body, request.durability, inline);
+            submitted.map(Appended::Queued)
+        };
+        match appended {
+            Ok(Appended::Queued(submitted)) => {
                 assign.assigned(submitted.term, submitted.seq, &request.body);
                 Ok(Attempt::Assigned(submitted))
             }
+            Ok(Appended::Written(record)) => {
+                let version = Version {
+                    term: record.term(),
+                    seq: record.seq(),
+                };
+                assign.assigned(version.term, version.seq, &request.body);
+                Ok(Attempt::Appended(version, self.take_turn(record)))
+            }
             Err(error) => self.refusal(error).map(Attempt::Refused),
+        }
+    }
+
+    /// Applies what was appended, or waits until another thread has.
+    async fn finish_appended(
+        &self,
+        version: Version,
+        turn: Turn,
+        request: &WriteRequest,
+    ) -> Result<Version, Error> {
+        match turn {
+            Turn::Here(record) if self.apply_here(&record) => Ok(version),
+            Turn::Here(_) => Err(self.unknown_outcome(&LogError::Closed)),
+            Turn::Queued(done) => {
+                self.apply_queued();
+                self.acknowledged(version, done, request).await
+            }
         }
     }
 
@@ -179,9 +220,19 @@ impl Hosted {
             lead.commit();
             self.apply_queued();
         }
+        self.acknowledged(version, submitted.done, request).await
+    }
+
+    /// Waits for the acknowledgement.
+    async fn acknowledged(
+        &self,
+        version: Version,
+        done: Completion,
+        request: &WriteRequest,
+    ) -> Result<Version, Error> {
         let done = match request.deadline {
-            None => submitted.done.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, submitted.done).await {
+            None => done.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, done).await {
                 Ok(done) => done,
                 Err(_) => {
                     return Err(Error::OutcomeUnknown {

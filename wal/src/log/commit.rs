@@ -37,17 +37,19 @@ pub(crate) struct Writer {
     pub(crate) end: u64,
     pub(crate) checksum: u32,
     pub(crate) synced: Synced,
+    /// Up to here of this segment a sync has covered it, or does now: those blocks are not written again.
+    pub(crate) sealed: u64,
     /// Something was written since the last sync.
     pub(crate) dirty: bool,
     pub(crate) buffer: Vec<u8>,
 }
 
 /// Where a batch went.
-struct Written {
-    segment: u64,
-    start: u64,
-    end: u64,
-    synced: bool,
+pub(super) struct Written {
+    pub(super) segment: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) synced: bool,
 }
 
 /// The records of one instance in a batch.
@@ -61,7 +63,7 @@ struct Group {
 }
 
 /// What failed, for the poison's reason.
-fn failed(op: &str, segment: u64, error: &io::Error) -> String {
+pub(super) fn failed(op: &str, segment: u64, error: &io::Error) -> String {
     format!("{op} of segment {} failed: {error}", segment_name(segment))
 }
 
@@ -116,12 +118,7 @@ impl Writer {
     }
 
     fn next_start(&self) -> u64 {
-        let synced = if self.synced.segment == self.segment {
-            self.synced.offset
-        } else {
-            0
-        };
-        next_start(self.end, synced)
+        next_start(self.end, self.sealed)
     }
 
     pub(crate) fn fits(&self, payload: u64) -> bool {
@@ -138,6 +135,7 @@ impl Writer {
             .map_err(|error| failed("syncing", self.segment, &error))?;
         metrics.synced(begin.elapsed());
         self.dirty = false;
+        self.sealed = self.end;
         self.synced = Position {
             segment: self.segment,
             offset: self.end,
@@ -151,8 +149,14 @@ impl Writer {
         self.file = Arc::clone(&spare.file);
         self.len = spare.len;
         self.end = 0;
+        self.sealed = 0;
         self.write(true, 0, |out| head.encode(out))?;
         Ok(())
+    }
+
+    /// Bytes behind the last frame.
+    pub(crate) fn left(&self) -> u64 {
+        self.len - self.end.min(self.len)
     }
 
     pub(crate) fn predecessor(&self) -> Predecessor {
@@ -175,7 +179,7 @@ impl Core {
         if state.poison.is_some() || state.pending.entries.is_empty() {
             return state;
         }
-        let Some(mut writer) = state.writer.take() else {
+        let Some(mut writer) = state.take_writer() else {
             return state;
         };
         let batch = self.take_batch(&mut state);
@@ -203,7 +207,7 @@ impl Core {
     }
 
     pub(crate) fn put_back(&self, state: &mut State, writer: Box<Writer>) {
-        state.room.current = writer.len - writer.end.min(writer.len);
+        state.room.current = writer.left();
         state.room.in_flight = 0;
         state.plan_room();
         state.writer = Some(writer);
@@ -305,7 +309,7 @@ impl Core {
     }
 
     /// What was written before is durable now.
-    fn publish_sync(&self, state: &mut State) {
+    pub(super) fn publish_sync(&self, state: &mut State) {
         let mut delivery = Delivery::default();
         mark_synced(state, &mut delivery);
         if !delivery.plain.is_empty() {
@@ -337,43 +341,9 @@ impl Core {
         delivery
             .plain
             .extend(others.into_iter().map(|done| (done, Ok(()))));
-        while state.recent_bytes > self.options.recent_bytes {
-            let Some((at, bytes)) = state.recent_order.pop_front() else {
-                break;
-            };
-            state.recent_bytes -= bytes;
-            if let Ok(instance) = state.instance_mut(at) {
-                instance.recent.pop();
-            }
-        }
+        state.trim_recent(self.options.recent_bytes);
         state.deliveries.push_back(delivery);
         state
-    }
-
-    /// Syncs what was written without.
-    pub(crate) fn background_sync<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-    ) -> MutexGuard<'a, State> {
-        let Some(mut writer) = state.writer.take() else {
-            return state;
-        };
-        drop(state);
-        let guard = PanicGuard(self);
-        let result = writer.sync(&self.metrics);
-        guard.disarm();
-        let mut state = self.lock();
-        match result {
-            Ok(()) => {
-                self.publish_sync(&mut state);
-                state.unrecorded_since = Some(Instant::now());
-            }
-            Err(reason) => self.poison(&mut state, &reason, Vec::new()),
-        }
-        self.put_back(&mut state, writer);
-        drop(state);
-        self.deliver(usize::MAX, None);
-        self.lock()
     }
 }
 
@@ -520,17 +490,14 @@ fn publish_group(
             None => {}
         }
     }
-    instance.recent.push(group.records);
+    instance.recent.push(group.records, group.bytes);
     if has_sink {
         delivery.sinks.push((at, committed));
     }
     if first_unsynced {
         state.unsynced.push(at);
     }
-    state.recent_order.push_back((at, group.bytes));
+    state.recent_order.push_back(at);
     state.recent_bytes += group.bytes;
-    if let Some(segment) = state.segments.get_mut(&written.segment) {
-        let max = segment.max.entry(at).or_insert(group.last);
-        *max = group.last.max(*max);
-    }
+    state.note_max(written.segment, at, group.last);
 }

@@ -195,6 +195,7 @@ fn first_writer(
             segment: chain.segment,
             offset: chain.end,
         }),
+        sealed: 0,
         dirty: false,
         buffer: Vec::new(),
     };
@@ -225,6 +226,7 @@ impl State {
             pending: Pending::default(),
             taken: 0,
             writer: Some(Box::new(writer)),
+            syncing: false,
             thread: ThreadState::Running,
             late_close: 0,
             patience: Patience::default(),

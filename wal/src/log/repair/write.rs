@@ -127,6 +127,7 @@ impl RepairPlan {
             end: 0,
             checksum: parts.stays.map_or(0, |stays| stays.checksum),
             synced,
+            sealed: 0,
             dirty: false,
             buffer: Vec::new(),
         };

@@ -1,0 +1,47 @@
+//! A buffered write of a blocking caller, start to end on its own thread: the log appends it, and where nothing of the
+//! shard waits to be applied it goes straight into the store. Writers of different shards meet in the log's short critical
+//! section only.
+//!
+//! The record joins the order of its shard in the section that its Seq was assigned in: what the log delivered before is
+//! in the queue already, and what is assigned later comes behind it.
+
+use watershed_wal::{Committed, Completion, Record};
+
+use super::{Hosted, write};
+use crate::sync::lock;
+
+/// Who applies a record that was appended directly.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// This thread, which has the claim: nothing comes before it.
+    Here(Record),
+    /// Whoever applies what is queued.
+    Queued(Completion),
+}
+
+impl Hosted {
+    /// Puts an appended record in its place. Called in the section that assigned its Seq.
+    pub(super) fn take_turn(&self, record: Record) -> Turn {
+        let mut queue = lock(&self.queue);
+        if queue.is_idle() && self.waits_for_room().is_none() {
+            queue.claimed = true;
+            return Turn::Here(record);
+        }
+        let (committed, done) = Committed::buffered(record);
+        queue.items.push_back(committed);
+        Turn::Queued(done)
+    }
+
+    /// Applies a record that this thread has the claim for, and what was queued behind it. Whether it is applied.
+    pub(super) fn apply_here(&self, record: &Record) -> bool {
+        let applied = self.apply_group(std::slice::from_ref(record));
+        self.release_room(write::units(record.body().len()));
+        if let Err(error) = &applied
+            && !self.leave_in_log(&mut Default::default())
+        {
+            self.fail(error);
+        }
+        self.apply_claimed();
+        applied.is_ok()
+    }
+}
