@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::map::Map;
 use crate::storage::{Storage, StorageFile};
 
 /// Zeros are written in pieces of this size. Larger ones get larger folios of the page cache, and each small write into
@@ -110,7 +111,8 @@ impl Storage for DirStorage {
             let _ = fs::remove_file(&path);
             return Err(at(error, "reserve room for", &path));
         }
-        Ok(Arc::new(DirFile { file, path }))
+        let map = Map::of_filled(&file);
+        Ok(Arc::new(DirFile { file, path, map }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
@@ -120,7 +122,8 @@ impl Storage for DirStorage {
             .write(self.writable)
             .open(&path)
             .map_err(|e| at(e, "open", &path))?;
-        Ok(Arc::new(DirFile { file, path }))
+        let map = Map::none();
+        Ok(Arc::new(DirFile { file, path, map }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -155,6 +158,8 @@ impl Storage for DirStorage {
 struct DirFile {
     file: File,
     path: PathBuf,
+    /// For short appends.
+    map: Map,
 }
 
 impl StorageFile for DirFile {
@@ -181,6 +186,17 @@ impl StorageFile for DirFile {
         self.file
             .write_all_at(data, offset)
             .map_err(|e| at(e, "write", &self.path))
+    }
+
+    fn put_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.map.put(offset, data) {
+            return Ok(());
+        }
+        self.write_at(offset, data)
+    }
+
+    fn end_puts(&self) {
+        self.map.drop_it();
     }
 
     fn sync(&self) -> io::Result<()> {

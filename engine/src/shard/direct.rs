@@ -5,6 +5,8 @@
 //! The record joins the order of its shard in the section that its Seq was assigned in: what the log delivered before is
 //! in the queue already, and what is assigned later comes behind it.
 
+use std::sync::{Mutex, MutexGuard};
+
 use watershed_wal::{Committed, Completion, Record};
 
 use super::{Hosted, write};
@@ -17,6 +19,20 @@ pub(super) enum Turn {
     Here(Record),
     /// Whoever applies what is queued.
     Queued(Completion),
+}
+
+/// How often to try for the section of assigning before sleeping: some microseconds.
+const SPINS: u32 = 64;
+
+/// Locks what is held for about as long as a direct append takes: asleep, a thread would wait for longer than that.
+pub(super) fn lock_soon<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..SPINS {
+        if let Ok(guard) = mutex.try_lock() {
+            return guard;
+        }
+        std::hint::spin_loop();
+    }
+    lock(mutex)
 }
 
 impl Hosted {

@@ -12,7 +12,7 @@ use watershed_wal::{
 };
 
 use super::conditions::Decision;
-use super::direct::Turn;
+use super::direct::{Turn, lock_soon};
 use super::serving::Serving;
 use super::{Condition, Hosted, ROOM_UNITS, Role};
 use crate::Error;
@@ -137,7 +137,12 @@ impl Hosted {
 
     /// One try to get a Seq.
     fn attempt(&self, request: &WriteRequest, inline: Inline) -> Result<Attempt, Error> {
-        let mut assign = lock(&self.assign);
+        let directly = request.durability == Durability::Buffered && inline == Inline::Allowed;
+        let mut assign = if directly {
+            lock_soon(&self.assign)
+        } else {
+            lock(&self.assign)
+        };
         match self.role() {
             Role::Owner { .. } => {}
             Role::Receiver => return Ok(Attempt::Refused(Serving::Wait)),
@@ -152,10 +157,12 @@ impl Hosted {
             }
             Role::Closed => return Err(Error::Closed),
         }
-        if !self.log.gate_is_open() {
+        let no_room = self.waits_for_room();
+        // Whether the gate is open is said when the Seq is assigned; before that it matters to these only.
+        if (no_room.is_some() || !request.conditions.is_empty()) && !self.log.gate_is_open() {
             return Ok(Attempt::Refused(Serving::Wait));
         }
-        if let Some(error) = self.waits_for_room() {
+        if let Some(error) = no_room {
             return Err(error);
         }
         if !request.conditions.is_empty() {
@@ -168,7 +175,7 @@ impl Hosted {
             }
         }
         let body = request.body.clone();
-        let appended = if request.durability == Durability::Buffered && inline == Inline::Allowed {
+        let appended = if directly {
             self.log.append(RecordKind::Batch, body)
         } else {
             let submitted = self

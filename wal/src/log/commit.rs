@@ -44,6 +44,17 @@ pub(crate) struct Writer {
     pub(crate) buffer: Vec<u8>,
 }
 
+/// What a frame is to the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    /// The first of its segment.
+    Head,
+    /// Any other.
+    Plain,
+    /// One that is written while the log's mutex is held.
+    Short,
+}
+
 /// Where a batch went.
 pub(super) struct Written {
     pub(super) segment: u64,
@@ -68,10 +79,10 @@ pub(super) fn failed(op: &str, segment: u64, error: &io::Error) -> String {
 }
 
 impl Writer {
-    /// Encodes and writes one frame; gives where it starts. `false` in `Err`: it does not fit the segment.
+    /// Encodes and writes one frame; gives where it starts.
     pub(crate) fn write(
         &mut self,
-        head: bool,
+        kind: FrameKind,
         records: u32,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<u64, String> {
@@ -79,7 +90,7 @@ impl Writer {
         buffer.clear();
         buffer.resize(HEADER, 0);
         encode(&mut buffer);
-        let result = self.write_encoded(head, records, &mut buffer);
+        let result = self.write_encoded(kind, records, &mut buffer);
         // One huge batch must not keep its memory for ever.
         if buffer.capacity() <= 8 << 20 {
             self.buffer = buffer;
@@ -89,11 +100,12 @@ impl Writer {
 
     fn write_encoded(
         &mut self,
-        head: bool,
+        kind: FrameKind,
         records: u32,
         buffer: &mut [u8],
     ) -> Result<u64, String> {
         let payload = &buffer[HEADER..];
+        let head = kind == FrameKind::Head;
         let start = if head { 0 } else { self.next_start() };
         let header = Header {
             head,
@@ -108,9 +120,11 @@ impl Writer {
         };
         let (bytes, checksum) = header.encode();
         buffer[..HEADER].copy_from_slice(&bytes);
-        self.file
-            .write_at(start, buffer)
-            .map_err(|error| failed("writing", self.segment, &error))?;
+        let written = match kind {
+            FrameKind::Short => self.file.put_at(start, buffer),
+            FrameKind::Head | FrameKind::Plain => self.file.write_at(start, buffer),
+        };
+        written.map_err(|error| failed("writing", self.segment, &error))?;
         self.end = header.end();
         self.checksum = checksum;
         self.dirty = true;
@@ -145,12 +159,13 @@ impl Writer {
 
     /// Makes this a writer of a fresh segment, and writes its head. The segment before must be synced.
     pub(crate) fn start_segment(&mut self, spare: &Spare, head: &Head) -> Result<(), String> {
+        self.file.end_puts();
         self.segment = spare.id;
         self.file = Arc::clone(&spare.file);
         self.len = spare.len;
         self.end = 0;
         self.sealed = 0;
-        self.write(true, 0, |out| head.encode(out))?;
+        self.write(FrameKind::Head, 0, |out| head.encode(out))?;
         Ok(())
     }
 
@@ -230,7 +245,9 @@ impl Core {
                 self.roll(writer, len64(most) + 10)?;
             }
             let count = u32::try_from(items).map_err(|_| "a frame of 2^32 records".to_owned())?;
-            start = writer.write(false, count, |out| encode(out, &slots, &places, batch))?;
+            start = writer.write(FrameKind::Plain, count, |out| {
+                encode(out, &slots, &places, batch)
+            })?;
             self.metrics.frames.fetch_add(1, Ordering::Relaxed);
         }
         if sync {
@@ -341,7 +358,7 @@ impl Core {
         delivery
             .plain
             .extend(others.into_iter().map(|done| (done, Ok(()))));
-        state.trim_recent(self.options.recent_bytes);
+        delivery.trimmed = state.trim_recent(self.options.recent_bytes);
         state.deliveries.push_back(delivery);
         state
     }

@@ -6,13 +6,13 @@
 //! the record is the next of its instance for whoever takes records in that order. A background sync may be under
 //! way meanwhile: what is appended is none of what it covers, and lies in blocks of its own.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::commit::Written;
+use super::commit::{FrameKind, Written};
 use super::core::{Core, PanicGuard};
 use super::room::{Room, Use};
 use super::state::{InstanceIndex, State, ThreadState};
@@ -22,10 +22,13 @@ use crate::completion::Completion;
 use crate::error::LogError;
 use crate::format::payload::{MAX_RECORD_HEAD, MAX_SLOT, PayloadWriter, Slot, Stored};
 use crate::record::{Record, RecordKind};
+use crate::sync::lock;
 use crate::words::Durability;
 
 /// The longest body that is copied while the mutex is held.
 const LONGEST: usize = 4096;
+/// How often to try before sleeping: some microseconds.
+const SPINS: u32 = 64;
 
 /// What became of a buffered write that met no error.
 #[derive(Debug)]
@@ -36,6 +39,27 @@ pub enum Appended {
     Written(Record),
     /// It goes the way of [`crate::InstanceLog::submit`].
     Queued(Submitted),
+}
+
+/// For who makes no difference: what is written is a write that has completed.
+impl From<Appended> for Submitted {
+    fn from(appended: Appended) -> Self {
+        match appended {
+            Appended::Written(record) => Self {
+                term: record.term(),
+                seq: record.seq(),
+                done: completed(Ok(())),
+                lead: None,
+            },
+            Appended::Queued(submitted) => submitted,
+        }
+    }
+}
+
+fn completed(result: Result<(), LogError>) -> Completion {
+    let (done, completer) = Completion::single();
+    completer.complete(result);
+    done
 }
 
 impl Core {
@@ -67,7 +91,9 @@ impl Core {
         body: &Bytes,
     ) -> Result<Option<Appended>, LogError> {
         let cost = Room::frame_cost(body.len() + MAX_RECORD_HEAD + MAX_SLOT);
-        let mut state = self.lock();
+        // Dropped after the mutex.
+        let _trimmed;
+        let mut state = lock_soon(&self.state);
         state.check_writable()?;
         if !state.is_quiet() || !state.fits_here(cost) {
             return Ok(None);
@@ -88,7 +114,7 @@ impl Core {
         };
         state.instance_mut(at)?.assigned = seq;
         let stored = Stored::Raw(body.clone());
-        let start = writer.write(false, 1, |out| {
+        let start = writer.write(FrameKind::Short, 1, |out| {
             PayloadWriter::new(out, &[slot]).record(0, kind, seq, &stored);
         });
         let appended = match start {
@@ -103,7 +129,7 @@ impl Core {
                 state.note_written(at, &record, &written);
                 self.metrics.frames.fetch_add(1, Ordering::Relaxed);
                 self.metrics.records.fetch_add(1, Ordering::Relaxed);
-                state.trim_recent(self.options.recent_bytes);
+                _trimmed = state.trim_recent(self.options.recent_bytes);
                 if state.thread == ThreadState::Deep {
                     // It syncs in a while.
                     state.thread = ThreadState::Timed;
@@ -114,12 +140,10 @@ impl Core {
             Err(reason) => {
                 // It has its Seq, and may be in the file. The log thread tells everybody else.
                 self.poison(&mut state, &reason, Vec::new());
-                let (done, completer) = Completion::single();
-                completer.complete(state.check_writable());
                 Appended::Queued(Submitted {
                     term,
                     seq,
-                    done,
+                    done: completed(state.check_writable()),
                     lead: None,
                 })
             }
@@ -129,6 +153,17 @@ impl Core {
         state.writer = Some(writer);
         Ok(Some(appended))
     }
+}
+
+/// Locks what is held for less than a microsecond: asleep, a thread would wait for longer than that.
+fn lock_soon<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..SPINS {
+        if let Ok(guard) = mutex.try_lock() {
+            return guard;
+        }
+        std::hint::spin_loop();
+    }
+    lock(mutex)
 }
 
 impl State {

@@ -108,7 +108,7 @@ const CHUNK: usize = 64;
 
 /// Records of one frame of one instance, or of frames of one record each, in Seq order.
 #[derive(Debug)]
-struct Chunk {
+pub(crate) struct Chunk {
     first: Seq,
     last: Seq,
     records: Vec<Record>,
@@ -159,11 +159,12 @@ impl Recent {
         true
     }
 
-    /// Forgets the oldest chunk; gives what it took.
-    pub(crate) fn pop(&mut self) -> usize {
-        let bytes = self.chunks.pop_front().map_or(0, |chunk| chunk.bytes);
+    /// Takes the oldest chunk out, and says how many bytes that makes.
+    pub(crate) fn pop(&mut self) -> Option<(Chunk, usize)> {
+        let chunk = self.chunks.pop_front()?;
+        let bytes = chunk.bytes;
         self.bytes -= bytes;
-        bytes
+        Some((chunk, bytes))
     }
 
     /// What all of it takes.

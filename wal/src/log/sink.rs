@@ -20,7 +20,6 @@ pub struct Committed {
 
 impl Committed {
     /// A record that its caller got from [`crate::InstanceLog::append`], as the log hands over others.
-    #[must_use]
     pub fn buffered(record: Record) -> (Self, Completion) {
         let (completion, done) = Completion::single();
         let committed = Self {

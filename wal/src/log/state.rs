@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::index::{Index, Recent};
+use super::index::{Chunk, Index, Recent};
 use super::recover::{RecoveredInstance, note_term};
 use super::repair::{Lost, forget_lost};
 use super::room::Room;
@@ -351,6 +351,8 @@ pub(crate) struct Delivery {
     pub(crate) sinks: Vec<(InstanceIndex, Vec<super::sink::Committed>)>,
     pub(crate) plain: Vec<(Completer, Result<(), LogError>)>,
     pub(crate) failed: Option<LogError>,
+    /// Recent records no more: dropped with it.
+    pub(crate) trimmed: Vec<Chunk>,
 }
 
 /// See the module.
@@ -453,17 +455,22 @@ impl State {
         self.writer.take()
     }
 
-    /// Forgets the oldest of the recent records, down to so many bytes.
-    pub(crate) fn trim_recent(&mut self, most: usize) {
+    /// Forgets the oldest of the recent records, down to so many bytes. Gives them, to be dropped off the mutex: that
+    /// takes longer than a write does.
+    #[must_use]
+    pub(crate) fn trim_recent(&mut self, most: usize) -> Vec<Chunk> {
+        let mut trimmed = Vec::new();
         while self.recent_bytes > most {
             let Some(at) = self.recent_order.pop_front() else {
                 break;
             };
-            if let Ok(instance) = self.instance_mut(at) {
-                let bytes = instance.recent.pop();
+            let popped = self.instance_mut(at).ok().and_then(|i| i.recent.pop());
+            if let Some((chunk, bytes)) = popped {
                 self.recent_bytes -= bytes;
+                trimmed.push(chunk);
             }
         }
+        trimmed
     }
 
     /// A segment holds this Seq of an instance.

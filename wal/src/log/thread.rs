@@ -197,7 +197,9 @@ impl super::commit::Writer {
             return Ok(false);
         }
         let count = u32::try_from(notes.len()).map_err(|_| "a frame of 2^32 notes".to_owned())?;
-        self.write(false, count, |out| out.extend_from_slice(&payload))?;
+        self.write(super::commit::FrameKind::Plain, count, |out| {
+            out.extend_from_slice(&payload)
+        })?;
         self.sync(&core.metrics)?;
         Ok(true)
     }
