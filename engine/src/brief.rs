@@ -60,6 +60,11 @@ impl Signal {
 /// What `future` gives, waited for on this thread.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
+    // Most are ready at once, and need no signal. Who is not is asked again below, with one: the last waker counts.
+    let mut unheard = Context::from_waker(Waker::noop());
+    if let Poll::Ready(result) = future.as_mut().poll(&mut unheard) {
+        return result;
+    }
     let signal = Arc::new(Signal {
         state: AtomicU8::new(WAITING),
         thread: thread::current(),

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::map::Map;
 use crate::storage::{Storage, StorageFile};
 
 /// Zeros are written in pieces of this size. Larger ones get larger folios of the page cache, and each small write into
@@ -114,7 +115,8 @@ impl Storage for DirStorage {
             return Err(at(error, "reserve room for", &path));
         }
         hold(&file, &path).map_err(|e| at(e, "lock", &path))?;
-        Ok(Arc::new(DirFile { file, path }))
+        let map = Map::of_filled(&file);
+        Ok(Arc::new(DirFile { file, path, map }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
@@ -125,7 +127,8 @@ impl Storage for DirStorage {
             .open(&path)
             .map_err(|e| at(e, "open", &path))?;
         hold(&file, &path).map_err(|e| at(e, "open", &path))?;
-        Ok(Arc::new(DirFile { file, path }))
+        let map = Map::none();
+        Ok(Arc::new(DirFile { file, path, map }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -160,6 +163,8 @@ impl Storage for DirStorage {
 struct DirFile {
     file: File,
     path: PathBuf,
+    /// For short appends.
+    map: Map,
 }
 
 impl StorageFile for DirFile {
@@ -186,6 +191,21 @@ impl StorageFile for DirFile {
         self.file
             .write_all_at(data, offset)
             .map_err(|e| at(e, "write", &self.path))
+    }
+
+    fn put_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.map.put(offset, data) {
+            return Ok(());
+        }
+        self.write_at(offset, data)
+    }
+
+    fn begin_puts(&self) {
+        self.map.map_again(&self.file);
+    }
+
+    fn end_puts(&self) {
+        self.map.drop_it();
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! once, and power loss only after [`StorageFile::sync`]; a name made, renamed or removed survives power loss
 //! only after [`Storage::sync_dir`]; an unsynced write may survive in part, sector by sector. `DirStorage` is
 //! the real one, `mem::MemStorage` one that crashes and fails on demand. Callers write a file from one thread
-//! at a time; reads may run beside it.
+//! at a time; reads may run beside it, and a sync, which covers what was written before it began.
 
 use std::fmt::Debug;
 use std::io;
@@ -88,6 +88,21 @@ pub trait StorageFile: Send + Sync + Debug {
     /// # Errors
     /// When the device fails or is full.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// As [`StorageFile::write_at`], for a short write of a file that this storage made and that has its length: in the
+    /// cheapest way that there is.
+    ///
+    /// # Errors
+    /// As [`StorageFile::write_at`].
+    fn put_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_at(offset, data)
+    }
+
+    /// Short writes will come again, to a file that this storage made, after [`StorageFile::end_puts`].
+    fn begin_puts(&self) {}
+
+    /// No more short writes will come: what was kept for them may go.
+    fn end_puts(&self) {}
 
     /// Makes every write before it durable (fdatasync). Never to be tried again after an error: the kernel has
     /// marked the pages clean, so a second call would succeed without having written them.

@@ -323,7 +323,11 @@ impl World {
                 Inline::Never
             };
             let body = bytes::Bytes::from(body);
-            let submitted = owner.submit(RecordKind::Batch, body.clone(), durability, inline)?;
+            let submitted = if (durability, inline) == (Durability::Buffered, Inline::Allowed) {
+                owner.append(RecordKind::Batch, body.clone())?.into()
+            } else {
+                owner.submit(RecordKind::Batch, body.clone(), durability, inline)?
+            };
             let record = Record::new(submitted.term, submitted.seq, RecordKind::Batch, body);
             let told = self.told.get_mut(&owner.id()).expect("told");
             let before = told

@@ -50,6 +50,9 @@ impl Keeper {
     }
 }
 
+/// A start record's frame with the rest of a block, and its part of the heads.
+const START_ROOM: u64 = 8 << 10;
+
 fn keep(node: &Node, (stop, wake): &(Mutex<bool>, Condvar)) {
     let mut marked = Instant::now();
     loop {
@@ -88,12 +91,15 @@ fn heal_failed(node: &Node) {
     }
 }
 
-/// Before the first write of an opening: a log that was full when the process died has no room for start records until
-/// the stores, replayed just now, are flushed. Where that does not free any, the start records say so.
-pub(super) async fn make_room(node: &Node) {
+/// Before the first write of an opening: a log that was full when the process died has no room for so many start records
+/// until the stores, replayed just now, are flushed. Where that does not free any, the start records say so.
+pub(super) async fn make_room(node: &Node, starts: usize) {
+    let starts = u64::try_from(starts).unwrap_or(u64::MAX);
     let is_filling = || {
         let log = node.log.status();
-        log.bytes - log.recycled_bytes > log.limit / 4 * 3
+        // They are queued at once, each at the most that it may take.
+        let wanted = (log.limit / 4).saturating_add(starts.saturating_mul(START_ROOM));
+        log.bytes - log.recycled_bytes > log.limit - wanted.min(log.limit / 2)
     };
     if !is_filling() {
         return;

@@ -172,7 +172,7 @@ impl Node {
                 Place::Receiving => {}
             }
         }
-        keep::make_room(self).await;
+        keep::make_room(self, starting.len()).await;
         // All at once: so the start records ride on few syncs.
         let started: Vec<_> = starting
             .into_iter()

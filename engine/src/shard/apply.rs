@@ -77,11 +77,28 @@ impl ApplyQueue {
         self.pass_by(last.unwrap_or_default());
     }
 
-    fn pass_by(&mut self, seq: Seq) {
+    pub(super) fn pass_by(&mut self, seq: Seq) {
         self.by_log = match self.by_log {
             ByLog::No => ByLog::Until(seq),
             ByLog::Until(before) => ByLog::Until(before.max(seq)),
         };
+    }
+
+    /// Notes who is to be told once these are applied.
+    pub(super) fn note_committed(&mut self, batch: Vec<Committed>) {
+        for item in batch {
+            let seq = item.record.seq();
+            self.committed = self.committed.max(seq);
+            self.acks.push_back(Ack {
+                seq,
+                units: match item.record.kind() {
+                    RecordKind::Batch => write::units(item.record.body().len()),
+                    _ => 0,
+                },
+                done: item.done,
+            });
+        }
+        self.catch_up |= self.by_log != ByLog::No;
     }
 
     /// Takes out the writes that can be acknowledged.
@@ -112,19 +129,7 @@ impl Hosted {
     /// Notes what is committed, and acknowledges what of it is applied.
     fn committed(&self, batch: Vec<Committed>, inline: bool) {
         let mut queue = lock(&self.queue);
-        for item in batch {
-            let seq = item.record.seq();
-            queue.committed = queue.committed.max(seq);
-            queue.acks.push_back(Ack {
-                seq,
-                units: match item.record.kind() {
-                    RecordKind::Batch => write::units(item.record.body().len()),
-                    _ => 0,
-                },
-                done: item.done,
-            });
-        }
-        queue.catch_up |= queue.by_log != ByLog::No;
+        queue.note_committed(batch);
         let queue = self.settle(queue);
         if !inline && (queue.catch_up || !queue.items.is_empty()) {
             self.schedule(queue);
@@ -150,7 +155,7 @@ impl Hosted {
     /// Notes that the store has records up to `applied`.
     fn settle_applied(&self, applied: Seq) {
         let mut queue = lock(&self.queue);
-        queue.applied = applied;
+        queue.applied = queue.applied.max(applied);
         drop(self.settle(queue));
         self.forget_pending(applied);
     }
@@ -200,12 +205,19 @@ impl Hosted {
             }
             queue.claimed = true;
         }
+        self.apply_claimed();
+    }
+
+    /// Applies what is queued until there is nothing left, then gives up the claim that this thread has.
+    pub(super) fn apply_claimed(&self) {
         loop {
             let (items, catch_up, heal) = {
                 let mut queue = lock(&self.queue);
                 if queue.items.is_empty() && !queue.catch_up && !queue.heal {
                     queue.claimed = false;
-                    self.drained.notify_all();
+                    if queue.waiting > 0 {
+                        self.drained.notify_all();
+                    }
                     return;
                 }
                 (
@@ -237,19 +249,32 @@ impl Hosted {
         while !items.is_empty() {
             let count = group_len(items.iter().map(Record::body));
             let records: Vec<Record> = items.drain(..count).collect();
-            let store = self.store()?;
-            let have = store.applied().seq;
-            let skip = records.partition_point(|record| record.seq() <= have);
-            if let Err(error) = store.apply(&records[skip..]) {
-                // Some may not be committed yet: those that are are read from the log now, the others when they are.
-                lock(&self.queue).read_from_log(last);
-                return self.heal(&error);
+            if !self.apply_in_order(&records, last)? {
+                return Ok(());
             }
             if let Some(last) = records.last() {
-                self.settle_applied(last.seq().max(have));
+                self.settle_applied(last.seq());
             }
         }
         Ok(())
+    }
+
+    /// Applies the next records of a shard, without those that the store has. `false` where it failed and was healed: then
+    /// all up to `last` come from the log, those that are written at once, the others when they are.
+    pub(super) fn apply_in_order(
+        &self,
+        records: &[Record],
+        last: Option<Seq>,
+    ) -> Result<bool, Error> {
+        let store = self.store()?;
+        let have = store.applied().seq;
+        let skip = records.partition_point(|record| record.seq() <= have);
+        if let Err(error) = store.apply(&records[skip..]) {
+            lock(&self.queue).read_from_log(last);
+            self.heal(&error)?;
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Applies the contiguous part of what the log holds beyond the store.

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! write.rs       room -> conditions -> gate, Seq (one critical section in the log) -> commit
+//! direct.rs      a buffered write that meets nobody: appended and applied by its own thread
 //! apply.rs       records, in Seq order, beside the sync of their frame -> store -> completions, woken together
 //! heal.rs        a store that failed is opened again and caught up, unseen
 //! serving.rs     who may write and read now: quiesce, give away, become owner
@@ -21,6 +22,7 @@
 
 mod apply;
 mod conditions;
+mod direct;
 mod heal;
 mod serving;
 #[cfg(test)]
@@ -127,6 +129,16 @@ struct ApplyQueue {
     claimed: bool,
     /// The pool has been asked to.
     scheduled: bool,
+    /// Threads that wait for the claim to end: to wake nobody is a call to the system, too.
+    waiting: usize,
+}
+
+impl ApplyQueue {
+    /// Whether nobody applies, and there is nothing to do.
+    fn is_idle(&self) -> bool {
+        let has_work = !self.items.is_empty() || self.catch_up || self.heal;
+        !self.claimed && !has_work && self.by_log == ByLog::No
+    }
 }
 
 /// See [`ApplyQueue::by_log`].
@@ -285,12 +297,14 @@ impl Hosted {
     /// Waits until no thread applies this shard.
     fn wait_idle(&self) {
         let mut queue = lock(&self.queue);
+        queue.waiting += 1;
         while queue.claimed {
             queue = self
                 .drained
                 .wait(queue)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
+        queue.waiting -= 1;
         // What is left and committed is replayed at the next opening; its waiters learn that the engine closed.
         queue.items.clear();
         queue.acks.clear();

@@ -7,9 +7,12 @@
 use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_migration::NodeId;
-use watershed_wal::{Durability, Epoch, Inline, LogError, RecordKind, Submitted};
+use watershed_wal::{
+    Appended, Completion, Durability, Epoch, Inline, LogError, RecordKind, Submitted,
+};
 
 use super::conditions::Decision;
+use super::direct::{Turn, lock_soon};
 use super::serving::Serving;
 use super::{Condition, Hosted, ROOM_UNITS, Role};
 use crate::Error;
@@ -42,6 +45,7 @@ pub(crate) enum Written {
 
 enum Attempt {
     Assigned(Submitted),
+    Appended(Version, Turn),
     Decided(Decision),
     Refused(Serving),
 }
@@ -77,6 +81,15 @@ impl Hosted {
                         room.forget();
                     }
                     return self.finish(submitted, request).await.map(Written::Done);
+                }
+                Attempt::Appended(version, turn) => {
+                    if let Some(room) = room {
+                        room.forget();
+                    }
+                    return self
+                        .finish_appended(version, turn, request)
+                        .await
+                        .map(Written::Done);
                 }
                 Attempt::Refused(Serving::Elsewhere { owner, epoch }) => {
                     return Ok(Written::Elsewhere { owner, epoch });
@@ -124,7 +137,12 @@ impl Hosted {
 
     /// One try to get a Seq.
     fn attempt(&self, request: &WriteRequest, inline: Inline) -> Result<Attempt, Error> {
-        let mut assign = lock(&self.assign);
+        let directly = request.durability == Durability::Buffered && inline == Inline::Allowed;
+        let mut assign = if directly {
+            lock_soon(&self.assign)
+        } else {
+            lock(&self.assign)
+        };
         match self.role() {
             Role::Owner { .. } => {}
             Role::Receiver => return Ok(Attempt::Refused(Serving::Wait)),
@@ -139,10 +157,12 @@ impl Hosted {
             }
             Role::Closed => return Err(Error::Closed),
         }
-        if !self.log.gate_is_open() {
+        let no_room = self.waits_for_room();
+        // Whether the gate is open is said when the Seq is assigned; before that it matters to these only.
+        if (no_room.is_some() || !request.conditions.is_empty()) && !self.log.gate_is_open() {
             return Ok(Attempt::Refused(Serving::Wait));
         }
-        if let Some(error) = self.waits_for_room() {
+        if let Some(error) = no_room {
             return Err(error);
         }
         if !request.conditions.is_empty() {
@@ -154,18 +174,46 @@ impl Hosted {
                 other => return Ok(Attempt::Decided(other)),
             }
         }
-        let submitted = self.log.submit(
-            RecordKind::Batch,
-            request.body.clone(),
-            request.durability,
-            inline,
-        );
-        match submitted {
-            Ok(submitted) => {
+        let body = request.body.clone();
+        let appended = if directly {
+            self.log.append(RecordKind::Batch, body)
+        } else {
+            let submitted = self
+                .log
+                .submit(RecordKind::Batch, body, request.durability, inline);
+            submitted.map(Appended::Queued)
+        };
+        match appended {
+            Ok(Appended::Queued(submitted)) => {
                 assign.assigned(submitted.term, submitted.seq, &request.body);
                 Ok(Attempt::Assigned(submitted))
             }
+            Ok(Appended::Written(record)) => {
+                let version = Version {
+                    term: record.term(),
+                    seq: record.seq(),
+                };
+                assign.assigned(version.term, version.seq, &request.body);
+                Ok(Attempt::Appended(version, self.take_turn(record)))
+            }
             Err(error) => self.refusal(error).map(Attempt::Refused),
+        }
+    }
+
+    /// Applies what was appended, or waits until another thread has.
+    async fn finish_appended(
+        &self,
+        version: Version,
+        turn: Turn,
+        request: &WriteRequest,
+    ) -> Result<Version, Error> {
+        match turn {
+            Turn::Here(record) if self.apply_here(&record) => Ok(version),
+            Turn::Here(_) => Err(self.unknown_outcome(&LogError::Closed)),
+            Turn::Queued(done) => {
+                self.apply_queued();
+                self.acknowledged(version, done, request).await
+            }
         }
     }
 
@@ -179,9 +227,19 @@ impl Hosted {
             lead.commit();
             self.apply_queued();
         }
+        self.acknowledged(version, submitted.done, request).await
+    }
+
+    /// Waits for the acknowledgement.
+    async fn acknowledged(
+        &self,
+        version: Version,
+        done: Completion,
+        request: &WriteRequest,
+    ) -> Result<Version, Error> {
         let done = match request.deadline {
-            None => submitted.done.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, submitted.done).await {
+            None => done.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, done).await {
                 Ok(done) => done,
                 Err(_) => {
                     return Err(Error::OutcomeUnknown {

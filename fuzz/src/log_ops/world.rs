@@ -210,7 +210,12 @@ impl World {
         let (handle, model) = self.hosted(which)?;
         let body = model.next_body(len);
         let (term, open) = (model.term?, model.gate_open);
-        let result = handle.submit(RecordKind::Batch, body.clone(), durability, inline);
+        let result = if (durability, inline) == (Durability::Buffered, Inline::Allowed) {
+            let appended = handle.append(RecordKind::Batch, body.clone());
+            appended.map(Submitted::from)
+        } else {
+            handle.submit(RecordKind::Batch, body.clone(), durability, inline)
+        };
         match result {
             Ok(submitted) => {
                 assert!(open, "a write passed the closed gate");
@@ -659,13 +664,8 @@ impl World {
             };
             if model.owner && model.term.is_some() && model.gate_open {
                 let body = Bytes::from_static(b"late");
-                let submitted = handle.submit(
-                    RecordKind::Batch,
-                    body,
-                    Durability::Buffered,
-                    Inline::Allowed,
-                );
-                poisoned(submitted.and_then(Submitted::wait));
+                let appended = handle.append(RecordKind::Batch, body);
+                poisoned(appended.map(Submitted::from).and_then(Submitted::wait));
             }
             poisoned(
                 handle

@@ -75,6 +75,12 @@ fn why_idle(state: &State, leaked: bool) -> Result<(), &'static str> {
     if is_pending && !gathers && (!leaked || state.thread != ThreadState::Timed) {
         return Err("a write waits for nobody");
     }
+    if !state.unsynced.is_empty() && state.unsynced_since.is_none() {
+        return Err("what is written is never synced");
+    }
+    if !state.unsynced.is_empty() && state.thread == ThreadState::Deep {
+        return Err("a background sync waits for nobody");
+    }
     if state.closing {
         return Err("closing waits for nobody");
     }

@@ -36,6 +36,8 @@ pub(crate) struct Writer {
     pub(crate) end: u64,
     pub(crate) checksum: u32,
     pub(crate) synced: Synced,
+    /// Up to here of this segment a sync has covered it, or does now: those blocks are not written again.
+    pub(crate) sealed: u64,
     /// Something was written since the last sync.
     pub(crate) dirty: bool,
     /// The segment's file was another's.
@@ -43,13 +45,24 @@ pub(crate) struct Writer {
     pub(crate) buffer: Vec<u8>,
 }
 
+/// What a frame is to the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    /// The first of its segment.
+    Head,
+    /// Any other.
+    Plain,
+    /// One that is written while the log's mutex is held.
+    Short,
+}
+
 /// Where a batch went.
-struct Written {
-    segment: u64,
-    start: u64,
-    end: u64,
+pub(super) struct Written {
+    pub(super) segment: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
     /// A write of it asks for a sync.
-    synced: bool,
+    pub(super) synced: bool,
 }
 
 /// A batch that is written, taken apart for those who wait for it.
@@ -84,15 +97,15 @@ struct Group {
 }
 
 /// What failed, for the poison's reason.
-fn failed(op: &str, segment: u64, error: &io::Error) -> String {
+pub(super) fn failed(op: &str, segment: u64, error: &io::Error) -> String {
     format!("{op} of segment {} failed: {error}", segment_name(segment))
 }
 
 impl Writer {
-    /// Encodes and writes one frame; gives where it starts. `false` in `Err`: it does not fit the segment.
+    /// Encodes and writes one frame; gives where it starts.
     pub(crate) fn write(
         &mut self,
-        head: bool,
+        kind: FrameKind,
         records: u32,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<u64, String> {
@@ -100,7 +113,7 @@ impl Writer {
         buffer.clear();
         buffer.resize(HEADER, 0);
         encode(&mut buffer);
-        let result = self.write_encoded(head, records, &mut buffer);
+        let result = self.write_encoded(kind, records, &mut buffer);
         // One huge batch must not keep its memory for ever.
         if buffer.capacity() <= 8 << 20 {
             self.buffer = buffer;
@@ -110,11 +123,12 @@ impl Writer {
 
     fn write_encoded(
         &mut self,
-        head: bool,
+        kind: FrameKind,
         records: u32,
         buffer: &mut [u8],
     ) -> Result<u64, String> {
         let payload = &buffer[HEADER..];
+        let head = kind == FrameKind::Head;
         let start = if head { 0 } else { self.next_start() };
         let header = Header {
             head,
@@ -130,9 +144,11 @@ impl Writer {
         };
         let (bytes, checksum) = header.encode();
         buffer[..HEADER].copy_from_slice(&bytes);
-        self.file
-            .write_at(start, buffer)
-            .map_err(|error| failed("writing", self.segment, &error))?;
+        let written = match kind {
+            FrameKind::Short => self.file.put_at(start, buffer),
+            FrameKind::Head | FrameKind::Plain => self.file.write_at(start, buffer),
+        };
+        written.map_err(|error| failed("writing", self.segment, &error))?;
         self.end = header.end();
         self.checksum = checksum;
         self.dirty = true;
@@ -140,12 +156,7 @@ impl Writer {
     }
 
     fn next_start(&self) -> u64 {
-        let synced = if self.synced.segment == self.segment {
-            self.synced.offset
-        } else {
-            0
-        };
-        next_start(self.end, synced)
+        next_start(self.end, self.sealed)
     }
 
     pub(crate) fn fits(&self, payload: u64) -> bool {
@@ -162,6 +173,7 @@ impl Writer {
             .map_err(|error| failed("syncing", self.segment, &error))?;
         metrics.synced(begin.elapsed());
         self.dirty = false;
+        self.sealed = self.end;
         self.synced = Position {
             segment: self.segment,
             offset: self.end,
@@ -171,13 +183,20 @@ impl Writer {
 
     /// Makes this a writer of a fresh segment, and writes its head. The segment before must be synced.
     pub(crate) fn start_segment(&mut self, spare: &Spare, head: &Head) -> Result<(), String> {
+        self.file.end_puts();
         self.segment = spare.id;
         self.file = Arc::clone(&spare.file);
         self.len = spare.len;
         self.is_recycled = spare.is_recycled;
         self.end = 0;
-        self.write(true, 0, |out| head.encode(out))?;
+        self.sealed = 0;
+        self.write(FrameKind::Head, 0, |out| head.encode(out))?;
         Ok(())
+    }
+
+    /// Bytes behind the last frame.
+    pub(crate) fn left(&self) -> u64 {
+        self.len - self.end.min(self.len)
     }
 
     pub(crate) fn predecessor(&self) -> Predecessor {
@@ -200,7 +219,7 @@ impl Core {
         if state.poison.is_some() || state.pending.entries.is_empty() {
             return state;
         }
-        let Some(mut writer) = state.writer.take() else {
+        let Some(mut writer) = state.take_writer() else {
             return state;
         };
         let batch = self.take_batch(&mut state);
@@ -236,7 +255,7 @@ impl Core {
     }
 
     pub(crate) fn put_back(&self, state: &mut State, writer: Box<Writer>) {
-        state.room.current = writer.len - writer.end.min(writer.len);
+        state.room.current = writer.left();
         state.room.in_flight = 0;
         state.plan_room();
         state.writer = Some(writer);
@@ -260,7 +279,9 @@ impl Core {
                 self.roll(writer, len64(most) + 10)?;
             }
             let count = u32::try_from(items).map_err(|_| "a frame of 2^32 records".to_owned())?;
-            start = writer.write(false, count, |out| encode(out, &slots, &places, batch))?;
+            start = writer.write(FrameKind::Plain, count, |out| {
+                encode(out, &slots, &places, batch)
+            })?;
             self.metrics.frames.fetch_add(1, Ordering::Relaxed);
         }
         Ok(Written {
@@ -278,6 +299,10 @@ impl Core {
         }
         let sinks: Vec<_> = {
             let state = self.lock();
+            if let Some(reason) = state.poison.as_ref().filter(|_| state.sink_panicked) {
+                // What a sink lost is a hole: none gets what lies behind it.
+                return Err(reason.to_string());
+            }
             let groups = parts.groups.iter();
             groups
                 .filter_map(|(&at, group)| {
@@ -291,7 +316,10 @@ impl Core {
                 sink.appended(records, own == Some(at));
             }
         });
-        std::panic::catch_unwind(calls).map_err(|_| "a commit sink panicked".to_owned())
+        std::panic::catch_unwind(calls).map_err(|_| {
+            self.lock().sink_panicked = true;
+            "a commit sink panicked".to_owned()
+        })
     }
 
     /// Goes on in a spare: the one that was planned for what is queued.
@@ -359,7 +387,7 @@ impl Core {
     }
 
     /// What was written before is durable now.
-    fn publish_sync(&self, state: &mut State) {
+    pub(super) fn publish_sync(&self, state: &mut State) {
         let mut delivery = Delivery::default();
         mark_synced(state, &mut delivery);
         if !delivery.plain.is_empty() {
@@ -394,43 +422,9 @@ impl Core {
         delivery
             .plain
             .extend(others.into_iter().map(|done| (done, Ok(()))));
-        while state.recent_bytes > self.options.recent_bytes {
-            let Some((at, bytes)) = state.recent_order.pop_front() else {
-                break;
-            };
-            state.recent_bytes -= bytes;
-            if let Ok(instance) = state.instance_mut(at) {
-                instance.recent.pop();
-            }
-        }
+        delivery.trimmed = state.trim_recent(self.options.recent_bytes);
         state.deliveries.push_back(delivery);
         state
-    }
-
-    /// Syncs what was written without.
-    pub(crate) fn background_sync<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-    ) -> MutexGuard<'a, State> {
-        let Some(mut writer) = state.writer.take() else {
-            return state;
-        };
-        drop(state);
-        let guard = PanicGuard(self);
-        let result = writer.sync(&self.metrics);
-        guard.disarm();
-        let mut state = self.lock();
-        match result {
-            Ok(()) => {
-                self.publish_sync(&mut state);
-                state.unrecorded_since = Some(Instant::now());
-            }
-            Err(reason) => self.poison(&mut state, &reason, Vec::new()),
-        }
-        self.put_back(&mut state, writer);
-        drop(state);
-        self.deliver(usize::MAX, None);
-        self.lock()
     }
 }
 
@@ -582,17 +576,14 @@ fn publish_group(
             None => {}
         }
     }
-    instance.recent.push(group.records);
+    instance.recent.push(group.records, group.bytes);
     if has_sink {
         delivery.sinks.push((at, committed));
     }
     if first_unsynced {
         state.unsynced.push(at);
     }
-    state.recent_order.push_back((at, group.bytes));
+    state.recent_order.push_back(at);
     state.recent_bytes += group.bytes;
-    if let Some(segment) = state.segments.get_mut(&written.segment) {
-        let max = segment.max.entry(at).or_insert(group.last);
-        *max = group.last.max(*max);
-    }
+    state.note_max(written.segment, at, group.last);
 }

@@ -141,7 +141,7 @@ impl Core {
             ThreadState::Gathering => state.pending.entries.len() >= state.late_close,
             ThreadState::Timed | ThreadState::Deep => true,
         };
-        if state.writer.is_some() && wanted {
+        if state.can_write() && wanted {
             self.work.notify_one();
         }
     }

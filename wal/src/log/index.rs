@@ -103,39 +103,73 @@ impl Index {
     }
 }
 
-/// Records of one frame of one instance, in Seq order.
+/// Records written one by one share a chunk, up to so many.
+const CHUNK: usize = 64;
+
+/// Records of one frame of one instance, or of frames of one record each, in Seq order.
 #[derive(Debug)]
-struct Chunk {
+pub(crate) struct Chunk {
     first: Seq,
     last: Seq,
     records: Vec<Record>,
+    bytes: usize,
 }
 
 /// The recent records of one instance.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
     chunks: VecDeque<Chunk>,
+    /// Of all chunks.
+    bytes: usize,
     out_of_order: bool,
 }
 
 impl Recent {
-    /// Adds a frame's records; they are never none.
-    pub(crate) fn push(&mut self, mut records: Vec<Record>) {
+    /// Adds a frame's records, which take `bytes`, as a chunk; they are never none.
+    pub(crate) fn push(&mut self, mut records: Vec<Record>, bytes: usize) {
         records.sort_by_key(Record::seq);
         let (Some(first), Some(last)) = (records.first(), records.last()) else {
             return;
         };
         let (first, last) = (first.seq(), last.seq());
         self.out_of_order |= self.chunks.back().is_some_and(|chunk| first <= chunk.last);
+        self.bytes += bytes;
         self.chunks.push_back(Chunk {
             first,
             last,
             records,
+            bytes,
         });
     }
 
-    pub(crate) fn pop(&mut self) {
-        self.chunks.pop_front();
+    /// Adds a frame's only record; whether it begins a chunk.
+    pub(crate) fn add(&mut self, record: Record, bytes: usize) -> bool {
+        let seq = record.seq();
+        if let Some(chunk) = self.chunks.back_mut()
+            && chunk.last.next() == seq
+            && chunk.records.len() < CHUNK
+        {
+            chunk.last = seq;
+            chunk.records.push(record);
+            chunk.bytes += bytes;
+            self.bytes += bytes;
+            return false;
+        }
+        self.push(vec![record], bytes);
+        true
+    }
+
+    /// Takes the oldest chunk out, and says how many bytes that makes.
+    pub(crate) fn pop(&mut self) -> Option<(Chunk, usize)> {
+        let chunk = self.chunks.pop_front()?;
+        let bytes = chunk.bytes;
+        self.bytes -= bytes;
+        Some((chunk, bytes))
+    }
+
+    /// What all of it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The record of `seq`, if it is here.

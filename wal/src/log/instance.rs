@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::core::Core;
+use super::direct::Appended;
 use super::read::RecordReader;
 use super::room::Use;
 use super::sink::CommitSink;
@@ -149,6 +150,18 @@ impl InstanceLog {
         inline: Inline,
     ) -> Result<Submitted, LogError> {
         self.core().submit(self.at, kind, body, durability, inline)
+    }
+
+    /// Appends a `Buffered` record of the owner: at once on this thread where the log is free for it, else as
+    /// [`InstanceLog::submit`] does. Gate, Seq and frame are one critical section.
+    ///
+    /// Who calls this for one instance from several threads and hands the records on in Seq order does both in one
+    /// critical section of its own, which its sink must not need.
+    ///
+    /// # Errors
+    /// As [`InstanceLog::submit`]. No Seq is taken then.
+    pub fn append(&self, kind: RecordKind, body: Bytes) -> Result<Appended, LogError> {
+        self.core().append(self.at, kind, body)
     }
 
     /// Closes the gate; gives the last Seq that was assigned.

@@ -1,15 +1,19 @@
 //! The log itself: opening, hosting, closing.
 //!
 //! - `state`: what it knows, under one mutex; `core`: what the handles share.
-//! - `submit`: the gate, Seqs, and who leads; `commit`: writing frames; `thread`: the log thread.
-//! - `keeper`: segments made ahead and taken away; `recycle`: files used again; `room`: what of them is promised to whom; `recover`, `scan`: reading segments back.
+//! - `submit`: the gate, Seqs, and who leads; `commit`: writing frames; `thread`: the log thread; `direct`: buffered
+//!   writes that need none of it; `background`: syncs beside them.
+//! - `keeper`: segments made ahead and taken away; `recycle`: files used again; `room`: what of them is promised to whom;
+//!   `recover`, `scan`: reading segments back.
 //! - `repair`: giving up what damage made unreadable, so that the log opens again.
 //! - `index`, `read`, `sweep`, `tail`: reading records; `instance`: the handle of one hosting; `view`: reading without the lock.
 
 #[cfg(watershed_shuttle)]
 mod audit;
+mod background;
 mod commit;
 mod core;
+mod direct;
 mod dump;
 mod index;
 mod instance;
@@ -34,6 +38,7 @@ use std::sync::atomic::Ordering;
 
 #[cfg(watershed_shuttle)]
 pub use audit::Audit;
+pub use direct::Appended;
 pub use dump::DumpLine;
 pub use instance::InstanceLog;
 pub use read::RecordReader;
@@ -210,6 +215,8 @@ impl Log {
             let at = at.ok_or(LogError::UnknownInstance(id))?;
             let mut instance = state.instances[at].take();
             let waiting = instance.as_mut().map(|i| std::mem::take(&mut i.waiting));
+            state.recent_order.retain(|&other| other != at);
+            state.recent_bytes -= instance.as_ref().map_or(0, |i| i.recent.bytes());
             self.core()
                 .enqueue_for_thread(&mut state, What::Notes(vec![note]), done);
             (instance, waiting.unwrap_or_default())

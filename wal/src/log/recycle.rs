@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::core::Core;
 use super::room::Spare;
@@ -24,6 +24,7 @@ use super::scan::{is_recycled_name, recycled_name, segment_name};
 use super::state::{Segment, State};
 use crate::format::frame::{BLOCK, HEADER, Header};
 use crate::storage::{Storage, StorageFile};
+use crate::sync::MutexGuard;
 
 /// A file that waits; it is claimed.
 #[derive(Debug)]
@@ -107,7 +108,9 @@ impl Core {
         recycled.file.sync()?;
         self.storage.rename(&recycled.name, &segment_name(id))?;
         self.storage.sync_dir()?;
-        recycled.file.unclaim()
+        recycled.file.unclaim()?;
+        recycled.file.begin_puts();
+        Ok(())
     }
 
     /// Removes a file that waits, for the room it takes.

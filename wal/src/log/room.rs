@@ -178,7 +178,7 @@ impl Room {
 impl State {
     /// What a use must leave in the last segment.
     pub(crate) fn keep(&self, wanted: Use) -> u64 {
-        let hosted = self.instances.iter().flatten().count();
+        let hosted = self.by_id.len();
         // Room for one first-segment note, a flushed note of each instance, and the ends of holds that found none.
         let endings: u64 = self.endings.iter().map(|note| len64(note_size(note))).sum();
         let truncation = FRAME_COST + 32 + 40 * len64(hosted) + endings;

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::completion::Completer;
+use crate::completion::{Completer, Completion};
 use crate::error::LogError;
 use crate::record::Record;
 use crate::words::Durability;
@@ -16,6 +16,19 @@ pub struct Committed {
     pub durability: Durability,
     /// Completes the write's [`crate::Completion`].
     pub done: Completer,
+}
+
+impl Committed {
+    /// A record that its caller got from [`crate::InstanceLog::append`], as the log hands over others.
+    pub fn buffered(record: Record) -> (Self, Completion) {
+        let (completion, done) = Completion::single();
+        let committed = Self {
+            record,
+            durability: Durability::Buffered,
+            done,
+        };
+        (committed, completion)
+    }
 }
 
 /// Takes an instance's records as they are committed, to apply them.

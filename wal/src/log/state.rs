@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::index::{Index, Recent};
+use super::index::{Chunk, Index, Recent};
 use super::recover::{RecoveredInstance, note_term};
 use super::repair::{Lost, forget_lost};
 use super::room::Room;
@@ -214,9 +214,30 @@ impl Instance {
         Some(void)
     }
 
+    /// Notes a written Seq that is not synced; whether there were none.
+    pub(crate) fn note_unsynced(&mut self, seq: Seq) -> bool {
+        match self.unsynced.last_mut() {
+            Some(range) if range.last().next() == seq => {
+                *range = SeqRange::new(range.first(), seq).unwrap_or(*range);
+                false
+            }
+            last => {
+                let is_first = last.is_none();
+                self.unsynced.push(SeqRange::single(seq));
+                is_first
+            }
+        }
+    }
+
     /// What was written is durable now; gives who waited for that.
     pub(crate) fn synced(&mut self) -> Vec<Completer> {
-        for range in self.unsynced.drain(..) {
+        let written = std::mem::take(&mut self.unsynced);
+        self.now_durable(written)
+    }
+
+    /// These are durable now; gives who waited for that.
+    pub(crate) fn now_durable(&mut self, synced: Vec<SeqRange>) -> Vec<Completer> {
+        for range in synced {
             self.durable.insert_range(range);
         }
         self.durable_mark = self.durable.contiguous_after(self.base);
@@ -331,6 +352,8 @@ pub(crate) struct Delivery {
     pub(crate) sinks: Vec<(InstanceIndex, Vec<super::sink::Committed>)>,
     pub(crate) plain: Vec<(Completer, Result<(), LogError>)>,
     pub(crate) failed: Option<LogError>,
+    /// Recent records no more: dropped with it.
+    pub(crate) trimmed: Vec<Chunk>,
 }
 
 /// See the module.
@@ -343,6 +366,8 @@ pub(crate) struct State {
     pub(crate) taken: u64,
     /// `None` while somebody writes.
     pub(crate) writer: Option<Box<super::commit::Writer>>,
+    /// A background sync is under way: the writer stays for direct appends, and nobody may take it.
+    pub(crate) syncing: bool,
     pub(crate) thread: ThreadState,
     /// The log thread gathers this many pending writes before it closes a frame; with none pending it is called
     /// by the first as ever.
@@ -365,7 +390,8 @@ pub(crate) struct State {
     pub(crate) segments: BTreeMap<u64, Segment>,
     pub(crate) first_segment: u64,
     pub(crate) room: Room,
-    pub(crate) recent_order: VecDeque<(InstanceIndex, usize)>,
+    /// Whose the recent chunks are, from the oldest on.
+    pub(crate) recent_order: VecDeque<InstanceIndex>,
     pub(crate) recent_bytes: usize,
     /// A note of the first segment needed is on its way...
     pub(crate) truncating: bool,
@@ -416,6 +442,45 @@ impl State {
                 reason: Arc::clone(reason),
             }),
             None => Ok(()),
+        }
+    }
+
+    /// Whether the right to write frames is there to be taken.
+    pub(crate) fn can_write(&self) -> bool {
+        self.writer.is_some() && !self.syncing
+    }
+
+    /// Takes the right to write frames, where it is there.
+    pub(crate) fn take_writer(&mut self) -> Option<Box<super::commit::Writer>> {
+        if self.syncing {
+            return None;
+        }
+        self.writer.take()
+    }
+
+    /// Forgets the oldest of the recent records, down to so many bytes. Gives them, to be dropped off the mutex: that
+    /// takes longer than a write does.
+    #[must_use]
+    pub(crate) fn trim_recent(&mut self, most: usize) -> Vec<Chunk> {
+        let mut trimmed = Vec::new();
+        while self.recent_bytes > most {
+            let Some(at) = self.recent_order.pop_front() else {
+                break;
+            };
+            let popped = self.instance_mut(at).ok().and_then(|i| i.recent.pop());
+            if let Some((chunk, bytes)) = popped {
+                self.recent_bytes -= bytes;
+                trimmed.push(chunk);
+            }
+        }
+        trimmed
+    }
+
+    /// A segment holds this Seq of an instance.
+    pub(crate) fn note_max(&mut self, segment: u64, at: InstanceIndex, seq: Seq) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            let max = segment.max.entry(at).or_insert(seq);
+            *max = seq.max(*max);
         }
     }
 

@@ -182,7 +182,7 @@ impl Core {
     ) -> Option<Lead> {
         let alone = state.pending.entries.is_empty();
         self.enqueue(state, entry);
-        if inline == Inline::Never || !alone || state.writer.is_none() {
+        if inline == Inline::Never || !alone || !state.can_write() {
             self.call_thread(state);
             return None;
         }
@@ -394,7 +394,7 @@ impl State {
     fn is_quick(&self) -> bool {
         let mut pending = self.pending.entries.iter();
         !self.closing
-            && self.writer.is_some()
+            && self.can_write()
             && !self.pending.entries.is_empty()
             && pending.all(|entry| entry.durability == Durability::Buffered)
     }

@@ -58,7 +58,7 @@ impl Core {
                 state = self.lock();
             } else if state.closing && state.poison.is_some() {
                 break;
-            } else if state.writer.is_none() {
+            } else if !state.can_write() {
                 state = self.park(state);
             } else if state.poison.is_none() && !state.pending.entries.is_empty() {
                 state = self.close_late(state);
@@ -86,7 +86,7 @@ impl Core {
 
     /// Waits to be called, or until something is due.
     fn park<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let unsettled = !state.pending.entries.is_empty() || state.writer.is_none();
+        let unsettled = !state.pending.entries.is_empty() || !state.can_write();
         let leaked = unsettled.then(|| Instant::now() + self.options.buffered_sync_every);
         let due = [self.unsynced_due(&state), self.mark_due(&state), leaked];
         match due.into_iter().flatten().min() {
@@ -144,7 +144,7 @@ impl Core {
     /// Writes a small frame that tells how far the log is durable, so that rot of the last acknowledged frame is
     /// told from a torn tail; flushed marks ride with it.
     fn mark<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let Some(mut writer) = state.writer.take() else {
+        let Some(mut writer) = state.take_writer() else {
             return state;
         };
         let notes = state.waiting_notes();
@@ -196,7 +196,9 @@ impl super::commit::Writer {
             return Ok(false);
         }
         let count = u32::try_from(notes.len()).map_err(|_| "a frame of 2^32 notes".to_owned())?;
-        self.write(false, count, |out| out.extend_from_slice(&payload))?;
+        self.write(super::commit::FrameKind::Plain, count, |out| {
+            out.extend_from_slice(&payload)
+        })?;
         self.sync(&core.metrics)?;
         Ok(true)
     }

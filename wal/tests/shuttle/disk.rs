@@ -22,8 +22,9 @@ pub(crate) enum Op {
 struct Image {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// Who writes or syncs it now: the log promises one thread at a time.
-    busy: bool,
+    /// Somebody writes, or syncs, it now: the log promises one thread at a time of each.
+    writing: bool,
+    syncing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +118,8 @@ impl Storage for Disk {
         let image = Arc::new(Mutex::new(Image {
             live: zeros.clone(),
             durable: zeros,
-            busy: false,
+            writing: false,
+            syncing: false,
         }));
         let mut state = lock(&self.0);
         if state.live.contains_key(name) {
@@ -169,23 +171,16 @@ struct File {
 }
 
 impl File {
-    /// The call is under way until `finish`; it may fail only before it has done anything, or at the end.
-    fn begin(&self, op: Op) -> io::Result<Duration> {
-        let mut image = lock(&self.image);
-        assert!(!image.busy, "two threads write one file at a time");
-        image.busy = true;
-        drop(image);
+    /// The call is under way until its flag is taken back; it may fail only before it has done anything.
+    fn begin(&self, op: Op, is_busy: fn(&mut Image) -> &mut bool) -> io::Result<Duration> {
+        let before = std::mem::replace(is_busy(&mut lock(&self.image)), true);
+        let what = if op == Op::Write { "write" } else { "sync" };
+        assert!(!before, "two threads {what} one file at a time");
         let entered = self.disk.enter(op);
         if entered.is_err() {
-            lock(&self.image).busy = false;
+            *is_busy(&mut lock(&self.image)) = false;
         }
         entered
-    }
-
-    fn finish(&self, change: impl FnOnce(&mut Image)) {
-        let mut image = lock(&self.image);
-        change(&mut image);
-        image.busy = false;
     }
 }
 
@@ -203,20 +198,25 @@ impl StorageFile for File {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.begin(Op::Write)?;
-        self.finish(|image| {
-            let from = usize::try_from(offset).unwrap();
-            let end = from + data.len();
-            image.live.resize(image.live.len().max(end), 0);
-            image.live[from..end].copy_from_slice(data);
-        });
+        self.begin(Op::Write, |image| &mut image.writing)?;
+        let mut image = lock(&self.image);
+        let from = usize::try_from(offset).unwrap();
+        let end = from + data.len();
+        let len = image.live.len().max(end);
+        image.live.resize(len, 0);
+        image.live[from..end].copy_from_slice(data);
+        image.writing = false;
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        let takes = self.begin(Op::Sync)?;
+        let takes = self.begin(Op::Sync, |image| &mut image.syncing)?;
+        // What is written beside it may stay out.
+        let covered = lock(&self.image).live.clone();
         checked::advance(takes);
-        self.finish(|image| image.durable = image.live.clone());
+        let mut image = lock(&self.image);
+        image.durable = covered;
+        image.syncing = false;
         Ok(())
     }
 }

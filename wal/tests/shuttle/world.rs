@@ -11,7 +11,7 @@ use shuttle::thread::{self, JoinHandle};
 use watershed_wal::mem::MemStorage;
 use watershed_wal::{
     CommitSink, Committed, Completion, Durability, Epoch, Inline, InstanceId, InstanceLog, Log,
-    LogError, LogOptions, LogView, RecordKind, Seq, SeqRange, ShardId, Term,
+    LogError, LogOptions, LogView, Record, RecordKind, Seq, SeqRange, ShardId, Term,
 };
 
 use crate::disk::Disk;
@@ -42,6 +42,8 @@ pub(crate) enum How {
     Block,
     /// Has the log thread commit, and polls.
     Await,
+    /// Appends it, where it may, and else commits its lead.
+    Direct,
 }
 
 #[derive(Clone)]
@@ -101,14 +103,17 @@ impl World {
             How::Block | How::Await => Inline::Never,
             _ => Inline::Allowed,
         };
-        let submitted = self
-            .shard
-            .submit(RecordKind::Batch, body.clone(), durability, inline)?;
+        let submitted = match how {
+            How::Direct => self.shard.append(RecordKind::Batch, body.clone())?.into(),
+            _ => self
+                .shard
+                .submit(RecordKind::Batch, body.clone(), durability, inline)?,
+        };
         let seq = submitted.seq;
         let before = lock(&self.told).submitted.insert(seq, body.clone());
         assert_eq!(before, None, "two writes got {seq:?}");
         match (how, submitted.lead) {
-            (How::Lead, Some(lead)) => lead.commit(),
+            (How::Lead | How::Direct, Some(lead)) => lead.commit(),
             (How::LeakLead, lead) => std::mem::forget(lead),
             (_, lead) => drop(lead),
         }
@@ -223,6 +228,8 @@ pub(crate) fn find(left: &Arc<MemStorage>, seq: Seq) -> Option<Bytes> {
 /// Takes the records of the one instance, and checks that they come as a sink is promised.
 pub(crate) struct Taker {
     disk: Disk,
+    /// The next that is announced, and the next that is committed.
+    announced: AtomicUsize,
     next: AtomicUsize,
     is_taking: AtomicBool,
     has_panicked: AtomicBool,
@@ -234,10 +241,11 @@ pub(crate) struct Taker {
 impl Taker {
     /// Takes what the instance commits from now on; panics when it is given `panics_at`.
     pub(crate) fn set(world: &World, panics_at: Option<Seq>) -> Arc<Self> {
-        let next = world.shard.watermarks().assigned.next();
+        let next = usize::try_from(world.shard.watermarks().assigned.next().0).unwrap();
         let taker = Arc::new(Self {
             disk: world.disk.clone(),
-            next: AtomicUsize::new(usize::try_from(next.0).unwrap()),
+            announced: AtomicUsize::new(next),
+            next: AtomicUsize::new(next),
             is_taking: AtomicBool::new(false),
             has_panicked: AtomicBool::new(false),
             given_behind_panic: AtomicUsize::new(0),
@@ -257,6 +265,23 @@ impl Taker {
 }
 
 impl CommitSink for Taker {
+    fn appended(&self, records: &[Record], _inline: bool) {
+        let left = self.disk.live();
+        for record in records {
+            let next = self.announced.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(
+                record.seq(),
+                Seq(next as u64),
+                "announced not in order, or not once"
+            );
+            assert_eq!(
+                find(&left, record.seq()).as_ref(),
+                Some(record.body()),
+                "announced before it was written"
+            );
+        }
+    }
+
     fn committed(&self, batch: Vec<Committed>, _inline: bool) {
         if self.has_panicked.load(Ordering::SeqCst) {
             // A panic here would be caught as the first one was.
@@ -275,6 +300,10 @@ impl CommitSink for Taker {
             let seq = one.record.seq();
             let next = self.next.fetch_add(1, Ordering::SeqCst);
             assert_eq!(seq, Seq(next as u64), "not in order, or not once");
+            assert!(
+                next < self.announced.load(Ordering::SeqCst),
+                "{seq:?} was not announced"
+            );
             assert_eq!(
                 find(&left, seq).as_ref(),
                 Some(one.record.body()),

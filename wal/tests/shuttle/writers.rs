@@ -65,6 +65,34 @@ fn a_sink_gets_records_in_order_and_once_from_one_thread_at_a_time() {
     check(Timers::AnyTime, writers_before_a_sink);
 }
 
+fn direct_appends(sim: &Sim) {
+    let world = World::owner(sim, options());
+    write_beside(
+        &world,
+        &[
+            &[(Buffered, How::Direct); 2],
+            &[(Sync, How::Lead), (Buffered, How::Direct)],
+            &[(Buffered, How::Await)],
+        ],
+    );
+    let last = world.shard.watermarks().assigned;
+    // Nobody but the background sync makes the last of them durable.
+    loop {
+        let past = world.shard.watermarks().durable;
+        if past == last {
+            break;
+        }
+        shuttle::future::block_on(world.shard.durable_past(past)).unwrap();
+    }
+    world.finish(false);
+}
+
+#[test]
+fn direct_appends_keep_their_order_and_are_synced_in_a_while() {
+    check(Timers::WhenIdle, direct_appends);
+    check(Timers::AnyTime, direct_appends);
+}
+
 fn a_lead_is_dropped(sim: &Sim) {
     let world = World::owner(sim, options());
     write_beside(

@@ -1,4 +1,5 @@
 //! A log of small segments with an owner in it.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ pub(crate) fn host(log: &Log, id: u128) -> InstanceLog {
 /// Writes a body of `len` bytes and waits for it.
 pub(crate) fn put(log: &InstanceLog, len: usize, durability: Durability) -> Result<Seq, LogError> {
     let body: Vec<u8> = (0..len).map(|i| (i * i + i * 17) as u8).collect();
-    log.submit(RecordKind::Batch, body.into(), durability, Inline::Allowed)?
-        .wait()
+    let submitted = match durability {
+        Durability::Buffered => log.append(RecordKind::Batch, body.into())?.into(),
+        _ => log.submit(RecordKind::Batch, body.into(), durability, Inline::Allowed)?,
+    };
+    submitted.wait()
 }

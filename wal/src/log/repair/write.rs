@@ -12,7 +12,7 @@ use crate::error::OpenError;
 use crate::format::frame::Position;
 use crate::format::head::Head;
 use crate::format::payload::{Item, PayloadWriter, Slot, Stored};
-use crate::log::commit::Writer;
+use crate::log::commit::{FrameKind, Writer};
 use crate::log::core::Metrics;
 use crate::log::keeper::is_full;
 use crate::log::recover::{io_error, list_segments, recover};
@@ -135,6 +135,7 @@ impl RepairPlan {
             end: 0,
             checksum: parts.stays.map_or(0, |stays| stays.checksum),
             synced,
+            sealed: 0,
             dirty: false,
             is_recycled: false,
             buffer: Vec::new(),
@@ -152,7 +153,11 @@ impl RepairPlan {
         writer
             .sync(&metrics)
             // Promises all before it, so that rot of it is told from a torn tail.
-            .and_then(|()| writer.write(false, 0, |out| drop(PayloadWriter::new(out, &[]))))
+            .and_then(|()| {
+                writer.write(FrameKind::Plain, 0, |out| {
+                    drop(PayloadWriter::new(out, &[]))
+                })
+            })
             .and_then(|_| writer.sync(&metrics))
             .map_err(failed)?;
         Ok(records)
@@ -201,7 +206,7 @@ impl RepairPlan {
             records.push((place, record));
         }
         let count = u32::try_from(records.len()).map_err(|_| changed())?;
-        writer.write(false, count, |out| {
+        writer.write(FrameKind::Plain, count, |out| {
             let mut copy = PayloadWriter::new(out, &slots);
             for (place, record) in &records {
                 let body = bytes::Bytes::copy_from_slice(&payload[record.body.clone()]);
