@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use watershed_wal::{Durability, Inline, ShardId, single_delete, single_put};
+use watershed_wal::{BlockedThread, Durability, Inline, ShardId, single_delete, single_put};
 
 use crate::batch::{check_key, check_value};
 use crate::brief;
@@ -118,6 +118,7 @@ impl Write {
         let node = self.node.clone()?;
         let durability = self.durability;
         let run = std::pin::pin!(self.run(Inline::Allowed));
+        let _blocked = BlockedThread::enter();
         match durability {
             Durability::Buffered => brief::block_on(Entered::new(node, run)),
             _ => pollster::block_on(Entered::new(node, run)),

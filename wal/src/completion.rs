@@ -5,7 +5,12 @@
 //! dropped completes with [`LogError::Closed`], so no writer waits for ever on something that went away.
 //! Waking is split from completing, so that a group commit completes all, and only then wakes: the first woken
 //! thread does not preempt the one that still has results to hand out.
+//!
+//! To wake a blocked thread is a call to the system that takes as long as several writes. So of the threads of one
+//! batch only the first few are woken by who completed it; each, once awake, wakes the next few, on its own core
+//! ([`Chain`]). That is left to blocked threads alone, as they are sure to go on: a future may be held and not polled.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,20 +19,82 @@ use std::task::{Context, Poll, Waker};
 use crate::error::LogError;
 use crate::sync::{Mutex, Thread, current_thread, lock, park, park_timeout};
 
+/// How many each wakes.
+const NEXT: usize = 2;
+/// From so many blocked threads on they wake each other.
+const CHAIN_FROM: usize = 4;
+
 #[derive(Debug)]
 enum Waiting {
     Nobody,
     Task(Waker),
     Thread(Thread),
+    /// As `Task`, of a thread that does nothing but wait for it.
+    Blocked(Waker),
 }
 
 impl Waiting {
     fn wake(self) {
         match self {
             Self::Nobody => {}
-            Self::Task(waker) => waker.wake(),
+            Self::Task(waker) | Self::Blocked(waker) => waker.wake(),
             Self::Thread(thread) => thread.unpark(),
         }
+    }
+
+    const fn is_blocked(&self) -> bool {
+        matches!(self, Self::Thread(_) | Self::Blocked(_))
+    }
+}
+
+/// Blocked threads of one batch that are still to be woken. Who leaves its wait wakes some of those who have not left
+/// theirs, so as long as one is on its way all are.
+#[derive(Debug, Default)]
+struct Chain(Mutex<Vec<(Arc<Mutex<Slot>>, Waiting)>>);
+
+impl Chain {
+    fn wake_next(&self) {
+        let mut woken = 0;
+        while woken < NEXT {
+            let Some((slot, waiting)) = lock(&self.0).pop() else {
+                return;
+            };
+            // Who has left without being woken has done its part.
+            if lock(&slot).chain.is_some() {
+                waiting.wake();
+                woken += 1;
+            }
+        }
+    }
+}
+
+thread_local! {
+    static BLOCKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says, while it lives, that this thread waits for the futures that it polls and does nothing else: each is polled
+/// again as soon as it is woken, or dropped.
+#[derive(Debug)]
+pub struct BlockedThread {
+    before: bool,
+    /// It speaks of one thread.
+    _here: std::marker::PhantomData<*const ()>,
+}
+
+impl BlockedThread {
+    /// From now on, until it is dropped.
+    #[must_use]
+    pub fn enter() -> Self {
+        Self {
+            before: BLOCKED.replace(true),
+            _here: std::marker::PhantomData,
+        }
+    }
+}
+
+impl Drop for BlockedThread {
+    fn drop(&mut self) {
+        BLOCKED.set(self.before);
     }
 }
 
@@ -38,6 +105,8 @@ struct Slot {
     /// The first error.
     error: Option<LogError>,
     waiting: Waiting,
+    /// Of the batch that it was completed in, until its thread has left its wait.
+    chain: Option<Arc<Chain>>,
 }
 
 /// Resolves when a write is committed. Dropping it leaves the write as it is.
@@ -77,6 +146,7 @@ impl Completion {
             remaining: completers,
             error: None,
             waiting: Waiting::Nobody,
+            chain: None,
         }))
     }
 
@@ -123,6 +193,15 @@ impl Slot {
     }
 }
 
+impl Drop for Completion {
+    fn drop(&mut self) {
+        let chain = lock(&self.slot).chain.take();
+        if let Some(chain) = chain {
+            chain.wake_next();
+        }
+    }
+}
+
 impl Future for Completion {
     type Output = Result<(), LogError>;
 
@@ -132,8 +211,15 @@ impl Future for Completion {
             return Poll::Ready(result);
         }
         match &mut slot.waiting {
-            Waiting::Task(waker) => waker.clone_from(context.waker()),
-            other => *other = Waiting::Task(context.waker().clone()),
+            Waiting::Task(waker) | Waiting::Blocked(waker) => waker.clone_from(context.waker()),
+            other => {
+                let waker = context.waker().clone();
+                *other = if BLOCKED.get() {
+                    Waiting::Blocked(waker)
+                } else {
+                    Waiting::Task(waker)
+                };
+            }
         }
         Poll::Pending
     }
@@ -149,16 +235,27 @@ pub struct Completer {
 impl Completer {
     /// Completes, and wakes who waits.
     pub fn complete(mut self, result: Result<(), LogError>) {
-        self.finish(result).wake();
+        self.finish_alone(result);
     }
 
     /// Completes all, then wakes all: one batch.
     pub fn complete_all(all: impl IntoIterator<Item = (Self, Result<(), LogError>)>) {
-        let woken: Vec<_> = all
-            .into_iter()
-            .map(|(mut completer, result)| completer.finish(result))
-            .filter(|waiting| !matches!(waiting, Waiting::Nobody))
-            .collect();
+        let chain = Arc::new(Chain::default());
+        let mut woken = Vec::new();
+        let mut blocked = Vec::new();
+        for (mut completer, result) in all {
+            match completer.finish(result, Some(&chain)) {
+                Some((slot, waiting)) if waiting.is_blocked() => blocked.push((slot, waiting)),
+                Some((_, Waiting::Nobody)) | None => {}
+                Some((_, waiting)) => woken.push(waiting),
+            }
+        }
+        if blocked.len() < CHAIN_FROM {
+            woken.extend(blocked.into_iter().map(|(_, waiting)| waiting));
+        } else {
+            *lock(&chain.0) = blocked;
+            chain.wake_next();
+        }
         woken.into_iter().for_each(Waiting::wake);
     }
 
@@ -169,25 +266,41 @@ impl Completer {
             .is_none_or(|slot| Arc::strong_count(slot) == 1)
     }
 
-    fn finish(&mut self, result: Result<(), LogError>) -> Waiting {
-        let Some(slot) = self.slot.take() else {
-            return Waiting::Nobody;
+    /// Completes; gives who is to be woken. Should that be a blocked thread, it goes on with the chain when it leaves.
+    fn finish(
+        &mut self,
+        result: Result<(), LogError>,
+        chain: Option<&Arc<Chain>>,
+    ) -> Option<(Arc<Mutex<Slot>>, Waiting)> {
+        let shared = self.slot.take()?;
+        let waiting = {
+            let mut slot = lock(&shared);
+            slot.remaining -= 1;
+            if let Err(error) = result {
+                slot.error.get_or_insert(error);
+            }
+            if slot.remaining > 0 {
+                return None;
+            }
+            let waiting = std::mem::replace(&mut slot.waiting, Waiting::Nobody);
+            if waiting.is_blocked() {
+                slot.chain = chain.cloned();
+            }
+            waiting
         };
-        let mut slot = lock(&slot);
-        slot.remaining -= 1;
-        if let Err(error) = result {
-            slot.error.get_or_insert(error);
+        Some((shared, waiting))
+    }
+
+    fn finish_alone(&mut self, result: Result<(), LogError>) {
+        if let Some((_, waiting)) = self.finish(result, None) {
+            waiting.wake();
         }
-        if slot.remaining > 0 {
-            return Waiting::Nobody;
-        }
-        std::mem::replace(&mut slot.waiting, Waiting::Nobody)
     }
 }
 
 impl Drop for Completer {
     fn drop(&mut self) {
-        self.finish(Err(LogError::Closed)).wake();
+        self.finish_alone(Err(LogError::Closed));
     }
 }
 
@@ -206,6 +319,53 @@ mod tests {
             .complete(Err(LogError::GateClosed));
         drop(completers);
         assert!(matches!(completion.wait(), Err(LogError::GateClosed)));
+    }
+
+    #[test]
+    fn many_blocked_threads_wake_each_other_whoever_leaves_first() {
+        for threads in [3, 4, 5, 64, 200] {
+            let (completions, completers): (Vec<_>, Vec<_>) =
+                (0..threads).map(|_| Completion::single()).unzip();
+            std::thread::scope(|scope| {
+                for (at, completion) in completions.into_iter().enumerate() {
+                    scope.spawn(move || {
+                        let _blocked = BlockedThread::enter();
+                        match at % 3 {
+                            0 => completion.wait(),
+                            1 => poll_to_the_end(completion),
+                            // Leaves when it sees the end, woken or not.
+                            _ => {
+                                while !completion.is_done() {
+                                    completion.park(std::time::Duration::from_micros(50));
+                                }
+                                completion.wait()
+                            }
+                        }
+                        .unwrap();
+                    });
+                }
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                Completer::complete_all(completers.into_iter().map(|one| (one, Ok(()))));
+            });
+        }
+    }
+
+    /// Polls on this thread, and parks in between.
+    fn poll_to_the_end(completion: Completion) -> Result<(), LogError> {
+        struct Unpark(std::thread::Thread);
+        impl std::task::Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut completion = std::pin::pin!(completion);
+        loop {
+            match completion.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(result) => return result,
+                Poll::Pending => std::thread::park(),
+            }
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use batch::{
     BatchBuilder, BatchReader, ClientStamp, Op, single_delete, single_put, validate_batch,
 };
 pub use codec::FormatError;
-pub use completion::{Completer, Completion};
+pub use completion::{BlockedThread, Completer, Completion};
 pub use digest::LogDigest;
 pub use dir::DirStorage;
 pub use error::{Damage, DamageKind, LogError, OpenError};

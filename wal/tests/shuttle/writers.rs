@@ -44,6 +44,19 @@ fn two_blocking_writers_beside_timeouts() {
     check(Timers::AnyTime, two_blocking_writers_with_leads);
 }
 
+fn many_blocked_writers(sim: &Sim) {
+    let world = World::owner(sim, options());
+    let one: &[_] = &[(Sync, How::Block)];
+    write_beside(&world, &[one; 6]);
+    world.finish(false);
+}
+
+#[test]
+fn blocked_writers_of_one_frame_wake_each_other_and_none_is_left() {
+    check(Timers::Never, many_blocked_writers);
+    check(Timers::AnyTime, many_blocked_writers);
+}
+
 fn writers_before_a_sink(sim: &Sim) {
     let world = World::owner(sim, options());
     let taker = Taker::set(&world, None);
