@@ -352,18 +352,18 @@ mod tests {
 
     /// Polls on this thread, and parks in between.
     fn poll_to_the_end(completion: Completion) -> Result<(), LogError> {
-        struct Unpark(std::thread::Thread);
+        struct Unpark(Thread);
         impl std::task::Wake for Unpark {
             fn wake(self: Arc<Self>) {
                 self.0.unpark();
             }
         }
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let waker = Waker::from(Arc::new(Unpark(current_thread())));
         let mut completion = std::pin::pin!(completion);
         loop {
             match completion.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(result) => return result,
-                Poll::Pending => std::thread::park(),
+                Poll::Pending => park(),
             }
         }
     }

@@ -622,3 +622,70 @@ fn rule_09_frames_forged_in_old_bodies_never_pass_for_new() {
         assert!(swept >= before.values().map(BTreeMap::len).sum());
     }
 }
+
+/// A log whose owner takes a segment away between each listing and the opening that follows, for so many listings; and
+/// from then on names one that is not there, if it is `stuck`.
+#[derive(Debug)]
+struct Fleeting {
+    storage: MemStorage,
+    listings: std::sync::atomic::AtomicU64,
+    fleeting: u64,
+    stuck: bool,
+}
+
+impl Storage for Fleeting {
+    fn list(&self) -> std::io::Result<Vec<String>> {
+        let mut names = self.storage.list()?;
+        let listing = self.listings.fetch_add(1, Ordering::Relaxed);
+        if listing < self.fleeting || self.stuck {
+            names.push(format!("{:016x}.seg", 1000 + listing.min(self.fleeting)));
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str, len: u64) -> std::io::Result<Arc<dyn watershed_wal::StorageFile>> {
+        self.storage.create(name, len)
+    }
+
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn watershed_wal::StorageFile>> {
+        self.storage.open(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.storage.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.storage.remove(name)
+    }
+
+    fn sync_dir(&self) -> std::io::Result<()> {
+        self.storage.sync_dir()
+    }
+
+    fn free_bytes(&self) -> std::io::Result<Option<u64>> {
+        self.storage.free_bytes()
+    }
+}
+
+#[test]
+fn a_view_starts_over_for_as_long_as_segments_come_and_go() {
+    let storage = MemStorage::new();
+    let (log, _) = Log::open(Arc::new(storage.clone()), small()).unwrap();
+    let written = owner(&log, OWNERS[0]);
+    put(&written, 1, 100, Durability::Sync);
+    log.close().unwrap();
+    let view = |fleeting, stuck| {
+        let storage = Fleeting {
+            storage: storage.clone(),
+            listings: Default::default(),
+            fleeting,
+            stuck,
+        };
+        LogView::open(Arc::new(storage)).map(|(view, _)| view.instances().len())
+    };
+    assert_eq!(view(0, false).unwrap(), 1);
+    assert_eq!(view(40, false).unwrap(), 1);
+    // What stays so is no owner's doing.
+    assert!(matches!(view(0, true), Err(OpenError::Io { .. })));
+}

@@ -86,6 +86,9 @@ impl ApplyQueue {
 
     /// Notes who is to be told once these are applied.
     pub(super) fn note_committed(&mut self, batch: Vec<Committed>) {
+        if self.is_closed {
+            return; // dropped completers say so
+        }
         for item in batch {
             let seq = item.record.seq();
             self.committed = self.committed.max(seq);

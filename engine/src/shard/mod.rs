@@ -125,6 +125,8 @@ struct ApplyQueue {
     catch_up: bool,
     /// The store failed and is to be healed.
     heal: bool,
+    /// Nothing is applied any more: who comes late is told so at once.
+    is_closed: bool,
     /// A thread applies this shard now; it takes what is added meanwhile.
     claimed: bool,
     /// The pool has been asked to.
@@ -306,6 +308,7 @@ impl Hosted {
         }
         queue.waiting -= 1;
         // What is left and committed is replayed at the next opening; its waiters learn that the engine closed.
+        queue.is_closed = true;
         queue.items.clear();
         queue.acks.clear();
     }

@@ -102,6 +102,8 @@ impl Shard {
 
 impl Drop for Shard {
     fn drop(&mut self) {
+        // So that a test that fails ends.
+        self.device.set_injector(None);
         self.hosted.close();
         self.pool.stop();
     }
@@ -121,7 +123,9 @@ fn a_frame_is_applied_beside_its_sync_and_seen_and_acknowledged_behind_it() {
     let mut other = pin!(shard.put("other", "1"));
     assert!(is_pending(write.as_mut().poll(&mut context)));
     shard.wait_for_store(3);
-    assert!(shard.device.stalled() > 0, "the sync has not ended");
+    while shard.device.stalled() == 0 {
+        std::thread::yield_now(); // the record was there before its sync began
+    }
 
     assert!(is_pending(write.as_mut().poll(&mut context)));
     assert_eq!(shard.hosted.visible(), Seq(2));
@@ -184,6 +188,22 @@ fn what_a_failed_sync_leaves_in_the_store_is_never_seen() {
     }
     assert_eq!(pollster::block_on(shard.get("old")).unwrap().unwrap(), "1");
     assert_eq!(shard.hosted.visible(), Seq(2));
+}
+
+#[test]
+fn a_frame_that_is_committed_after_the_shard_closed_leaves_nobody_waiting() {
+    let shard = Shard::new();
+    shard.on("on(sync):stall");
+    let mut context = Context::from_waker(Waker::noop());
+    let mut write = pin!(shard.put("k", "1"));
+    assert!(is_pending(write.as_mut().poll(&mut context)));
+    shard.wait_for_store(2);
+    // All of closing but taking the sink off, which a commit under way may come before.
+    shard.hosted.set_role(Role::Closed);
+    shard.hosted.wait_idle();
+    shard.device.set_injector(None);
+    let outcome = pollster::block_on(write).unwrap_err();
+    assert!(matches!(outcome, Error::OutcomeUnknown { .. }), "{outcome}");
 }
 
 #[test]

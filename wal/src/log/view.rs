@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::dump::{Dump, DumpLine};
 use super::read::{Source, Wanted, read_sources};
-use super::recover::{Recovered, RecoveredInstance, recover};
+use super::recover::{Recovered, RecoveredInstance, list_segments, recover};
 use crate::codec::len64;
 use crate::error::{LogError, OpenError};
 use crate::options::{HoldBudget, HoldInfo, VerifyReport};
@@ -20,8 +20,10 @@ use crate::seqset::{SeqRange, SeqSet};
 use crate::storage::Storage;
 use crate::words::{InstanceId, Seq, ShardId, TermStart};
 
-/// How often a view starts over because the owner took files away under it.
+/// How often a view starts over where what it met may be the owner's doing, though no file came or went meanwhile.
 const ATTEMPTS: usize = 4;
+/// How often it starts over at the most, files coming and going all the while.
+const ATTEMPTS_BESIDE_OWNER: usize = 50;
 /// What a reader takes in one step.
 const STEP: usize = 1 << 20;
 
@@ -67,11 +69,19 @@ impl LogView {
     /// # Errors
     /// When what was promised durable is damaged or missing, when the format is a newer one, when the device fails.
     pub fn open(storage: Arc<dyn Storage>) -> Result<(Self, VerifyReport), OpenError> {
-        let mut attempt = 0;
+        let (mut attempts, mut beside_owner) = (1, 1);
         let recovered = loop {
-            attempt += 1;
+            let before = list_segments(&*storage)?;
             match recover(&*storage) {
-                Err(error) if attempt < ATTEMPTS && moved_under_us(&error) => {}
+                Err(error) if moved_under_us(&error) && beside_owner < ATTEMPTS_BESIDE_OWNER => {
+                    beside_owner += 1;
+                    if list_segments(&*storage)? == before {
+                        attempts += 1;
+                    }
+                    if attempts > ATTEMPTS {
+                        return Err(error);
+                    }
+                }
                 found => break found?,
             }
         };
