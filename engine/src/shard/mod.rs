@@ -7,6 +7,7 @@
 //! write.rs       room -> conditions -> gate, Seq (one critical section in the log) -> commit
 //! direct.rs      a buffered write that meets nobody: appended and applied by its own thread
 //! apply.rs       records, in Seq order, beside the sync of their frame -> store -> completions, woken together
+//! pool.rs        the threads that apply
 //! heal.rs        a store that failed is opened again and caught up, unseen
 //! serving.rs     who may write and read now: quiesce, give away, become owner
 //! ```
@@ -24,6 +25,7 @@ mod apply;
 mod conditions;
 mod direct;
 mod heal;
+mod pool;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -38,8 +40,8 @@ use tokio::sync::{Semaphore, watch};
 use watershed_migration::NodeId;
 use watershed_wal::{Completer, Epoch, InstanceId, InstanceLog, Record, Seq, ShardId, Term};
 
-pub(crate) use apply::ApplyPool;
 pub(crate) use conditions::{Condition, Expected};
+pub(crate) use pool::ApplyPool;
 pub(crate) use serving::Serving;
 pub(crate) use write::{WriteRequest, Written};
 

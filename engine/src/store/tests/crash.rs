@@ -80,8 +80,10 @@ fn rule_18_flushes_of_rocksdbs_own_are_whole_groups() {
         }
         let _ = std::fs::remove_dir_all(&to);
     };
-    // What the store has flushed by now may be more: RocksDB goes on by itself.
-    assert_eq!(copy.applied(), before);
+    // A flush is in the files a moment before it counts as one: never less than was promised, and whole groups.
+    let left = copy.applied().seq;
+    assert!(left >= before.seq && left <= store.applied().seq, "{left}");
+    assert!(left.0.is_multiple_of(64), "{left}");
     assert_numbered_prefix(&copy);
 }
 
