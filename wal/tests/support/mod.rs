@@ -146,15 +146,19 @@ pub(crate) fn contents_of(view: &LogView) -> Contents {
         .collect()
 }
 
-/// The bytes of every file.
+/// The bytes of every file, at a moment when none comes or goes: the keeper of an open log makes, renames and removes some.
 pub(crate) fn image(storage: &MemStorage) -> BTreeMap<String, Vec<u8>> {
-    let names = storage.list().unwrap().into_iter();
-    names
-        .map(|name| {
-            let bytes = storage.contents(&name).unwrap();
-            (name, bytes)
-        })
-        .collect()
+    loop {
+        let names = storage.list().unwrap();
+        let files = names
+            .iter()
+            .map(|name| Some((name.clone(), storage.contents(name)?)));
+        if let Some(files) = files.collect()
+            && storage.list().unwrap() == names
+        {
+            return files;
+        }
+    }
 }
 
 /// A storage with these files.
