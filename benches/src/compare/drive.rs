@@ -255,8 +255,8 @@ mod tests {
         })
         .unwrap();
         assert_eq!(slice.writes, 4);
-        // What began before the first look is not seen whole.
-        assert!(slice.stall >= pause - LOOK_EVERY, "{slice:?}");
+        // What began before the first look, which may come late, is not seen whole; most of it lies behind the slice.
+        assert!(slice.stall > SLICE, "{slice:?}");
         assert!(slice.time >= pause, "{slice:?}");
     }
 
