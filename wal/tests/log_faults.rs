@@ -242,7 +242,12 @@ fn many_threads_on_many_shards_share_syncs_and_keep_their_orders() {
                     } else {
                         Durability::Sync
                     };
-                    put(&instances[(thread + n) % 8], n * 20, durability).unwrap();
+                    // Not appended directly: no sink is called for what its caller gets back.
+                    let body = vec![n as u8; n * 20].into();
+                    let instance = &instances[(thread + n) % 8];
+                    let submitted =
+                        instance.submit(RecordKind::Batch, body, durability, Inline::Allowed);
+                    submitted.unwrap().wait().unwrap();
                 }
             });
         }
