@@ -168,7 +168,8 @@ impl Completion {
         }
     }
 
-    /// Blocks until it has resolved, or the time is over, or for no reason.
+    /// Blocks until it has resolved, or the time is over, or for no reason. It may be kept after that: its thread does not
+    /// wait any more, and nobody relies on it to wake others.
     pub(crate) fn park(&self, timeout: std::time::Duration) {
         {
             let mut slot = lock(&self.slot);
@@ -178,6 +179,14 @@ impl Completion {
             slot.waiting = Waiting::Thread(current_thread());
         }
         park_timeout(timeout);
+        let chain = {
+            let mut slot = lock(&self.slot);
+            slot.waiting = Waiting::Nobody;
+            slot.chain.take()
+        };
+        if let Some(chain) = chain {
+            chain.wake_next();
+        }
     }
 
     /// Whether it has resolved.
@@ -210,16 +219,13 @@ impl Future for Completion {
         if let Some(result) = slot.result() {
             return Poll::Ready(result);
         }
-        match &mut slot.waiting {
-            Waiting::Task(waker) | Waiting::Blocked(waker) => waker.clone_from(context.waker()),
-            other => {
-                let waker = context.waker().clone();
-                *other = if BLOCKED.get() {
-                    Waiting::Blocked(waker)
-                } else {
-                    Waiting::Task(waker)
-                };
+        // Who polls may be another one than before.
+        match (&mut slot.waiting, BLOCKED.get()) {
+            (Waiting::Task(waker), false) | (Waiting::Blocked(waker), true) => {
+                waker.clone_from(context.waker());
             }
+            (other, true) => *other = Waiting::Blocked(context.waker().clone()),
+            (other, false) => *other = Waiting::Task(context.waker().clone()),
         }
         Poll::Pending
     }
@@ -348,6 +354,37 @@ mod tests {
                 Completer::complete_all(completers.into_iter().map(|one| (one, Ok(()))));
             });
         }
+    }
+
+    #[test]
+    fn a_completion_that_is_kept_after_its_wait_keeps_nobody_waiting() {
+        let many = || -> (Vec<_>, Vec<_>) { (0..6).map(|_| Completion::single()).unzip() };
+        let (mut kept, kept_completers) = many();
+        // Timed out, polled by another than at first, and still held: none of them waits.
+        for completion in &kept[2..] {
+            completion.park(std::time::Duration::ZERO);
+        }
+        for completion in &mut kept[..2] {
+            let mut context = Context::from_waker(Waker::noop());
+            {
+                let _blocked = BlockedThread::enter();
+                assert!(Pin::new(&mut *completion).poll(&mut context).is_pending());
+            }
+            assert!(Pin::new(completion).poll(&mut context).is_pending());
+        }
+        let (waiting, completers) = many();
+        let waiters: Vec<_> = waiting
+            .into_iter()
+            .map(|completion| std::thread::spawn(|| completion.wait()))
+            .collect();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        // Taken from the end: the kept ones would be asked first to go on with the others.
+        let all = completers.into_iter().chain(kept_completers);
+        Completer::complete_all(all.map(|one| (one, Ok(()))));
+        for waiter in waiters {
+            waiter.join().unwrap().unwrap();
+        }
+        drop(kept);
     }
 
     /// Polls on this thread, and parks in between.

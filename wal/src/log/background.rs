@@ -34,7 +34,9 @@ impl Core {
         let guard = PanicGuard(self);
         let begin = Instant::now();
         let result = covered.file.sync();
-        self.metrics.synced(begin.elapsed());
+        if result.is_ok() {
+            self.metrics.synced(begin.elapsed());
+        }
         guard.disarm();
         let mut state = self.lock();
         state.syncing = false;
