@@ -10,7 +10,7 @@ use bytes::Bytes;
 use watershed_wal::mem::{Injector, MemStorage, Survival};
 use watershed_wal::{
     CommitSink, Committed, DirStorage, Durability, Inline, InstanceId, Log, LogError, LogOptions,
-    RecordKind, Seq, SeqRange, verify,
+    Record, RecordKind, Seq, SeqRange, verify,
 };
 
 use small::{host, options, put};
@@ -336,6 +336,38 @@ fn a_panicking_sink_poisons_instead_of_wedging() {
         put(&instance, 10, Durability::Sync),
         Err(LogError::Poisoned { .. })
     ));
+}
+
+#[test]
+fn a_sink_that_panics_when_records_are_announced_poisons_and_no_sink_gets_them() {
+    #[derive(Default)]
+    struct Panics(AtomicUsize);
+    impl CommitSink for Panics {
+        fn appended(&self, _: &[Record], _: bool) {
+            panic!("planted");
+        }
+        fn committed(&self, _: Vec<Committed>, _: bool) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        fn failed(&self, _: &LogError) {}
+    }
+    let storage = MemStorage::new();
+    let (log, _) = Log::open(Arc::new(storage.clone()), options()).unwrap();
+    let (instance, other) = (host(&log, 1), host(&log, 2));
+    let sink = Arc::new(Panics::default());
+    instance.set_sink(Some(sink.clone()));
+    let acked = put(&other, 10, Durability::Sync).unwrap();
+    for writer in [&instance, &other] {
+        let refused = put(writer, 10, Durability::Sync);
+        assert!(
+            matches!(refused, Err(LogError::Poisoned { .. })),
+            "{refused:?}"
+        );
+    }
+    assert!(log.status().poisoned.unwrap().contains("sink panicked"));
+    assert_eq!(sink.0.load(Ordering::SeqCst), 0);
+    // What was acknowledged before is there.
+    intact(&storage, 2, acked);
 }
 
 #[test]
