@@ -89,7 +89,7 @@ impl Engine {
         })))
     }
 
-    fn node(&self) -> Result<Node, Error> {
+    pub(crate) fn node(&self) -> Result<Node, Error> {
         let open = lock(&self.0.open);
         open.as_ref()
             .map(|open| open.node.clone())

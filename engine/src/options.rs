@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use watershed_migration::NodeId;
-use watershed_wal::LogOptions;
+use watershed_wal::{LogOptions, Storage};
 
 use crate::Error;
 use crate::cluster::LocalCluster;
@@ -27,6 +27,8 @@ pub struct EngineOptions {
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) local: Option<LocalLink>,
     pub(crate) log: LogOptions,
+    /// Where the log's files are, if not in the directory.
+    pub(crate) log_storage: Option<Arc<dyn Storage>>,
     pub(crate) store: StoreLimits,
     pub(crate) migrations_at_once: usize,
 }
@@ -40,6 +42,7 @@ impl Default for EngineOptions {
             link: None,
             local: None,
             log: LogOptions::default(),
+            log_storage: None,
             store: StoreLimits::default(),
             migrations_at_once: 4,
         }

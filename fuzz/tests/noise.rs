@@ -13,6 +13,23 @@ fn noise(mut state: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
+/// Says how to replay what panics while it is held.
+struct Replay {
+    name: &'static str,
+    seed: u64,
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self { name, seed } = self;
+            println!(
+                "{name}: NOISE_FROM={seed} NOISE_COUNT=1 cargo test --release -p watershed-fuzz noise"
+            );
+        }
+    }
+}
+
 /// `NOISE_FROM` and `NOISE_COUNT` choose other seeds: the command that replays a finding is printed with it.
 #[test]
 fn noise_finds_nothing() {
@@ -23,9 +40,7 @@ fn noise_finds_nothing() {
     for seed in from..from + number("NOISE_COUNT", 60) {
         let len = usize::try_from(seed * 37 % 400).expect("small");
         for (name, run) in TARGETS {
-            println!(
-                "{name}: NOISE_FROM={seed} NOISE_COUNT=1 cargo test --release -p watershed-fuzz noise"
-            );
+            let _said = Replay { name, seed };
             run(&noise(seed, len));
         }
     }

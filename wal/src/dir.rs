@@ -238,7 +238,7 @@ impl StorageFile for DirFile {
 fn hold(file: &File, path: &Path) -> io::Result<()> {
     match file.try_lock_shared() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::NotFound.into()),
+        Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::ResourceBusy.into()),
         // Where files can't be locked none is ever claimed.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
         Err(TryLockError::Error(error)) => return Err(error),

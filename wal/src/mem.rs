@@ -384,7 +384,7 @@ impl Storage for MemStorage {
         let image = state.image(name)?;
         if lock(&image).is_claimed {
             let message = format!("{name} is about to become another file");
-            return Err(error(io::ErrorKind::NotFound, message));
+            return Err(error(io::ErrorKind::ResourceBusy, message));
         }
         Ok(self.handle(name, image))
     }

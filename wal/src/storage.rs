@@ -32,7 +32,7 @@ pub trait Storage: Send + Sync + Debug + 'static {
     /// [claims](StorageFile::claim) the file for other contents, whatever its name becomes.
     ///
     /// # Errors
-    /// `NotFound` when there is none, or when it is claimed.
+    /// `NotFound` when there is none, `ResourceBusy` while it is claimed.
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
 
     /// Gives a file another name, replacing the file that has it. Open handles go on.
@@ -112,8 +112,8 @@ pub trait StorageFile: Send + Sync + Debug {
     fn sync(&self) -> io::Result<()>;
 
     /// Claims the file for other contents, if no other handle of it is open, in this process or another; says whether
-    /// it is claimed. While it is, [`Storage::open`] does not give it to anybody. A storage that can't tell claims
-    /// nothing.
+    /// it is claimed. While it is, [`Storage::open`] fails for everybody with [`io::ErrorKind::ResourceBusy`]. A storage that
+    /// can't tell claims nothing.
     ///
     /// # Errors
     /// When the file system can't be asked.
@@ -121,7 +121,7 @@ pub trait StorageFile: Send + Sync + Debug {
         Ok(false)
     }
 
-    /// Ends the claim: the file has its new name, and may be opened by it.
+    /// Ends the claim: what the file holds may be read again.
     ///
     /// # Errors
     /// When the file system can't be asked.

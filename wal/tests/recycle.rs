@@ -3,8 +3,8 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use support::{
@@ -15,7 +15,7 @@ use watershed_wal::mem::{Injector, MemStorage, Survival};
 use watershed_wal::repair::plan;
 use watershed_wal::{
     DirStorage, Durability, Inline, InstanceLog, Log, LogEnd, LogError, LogOptions, LogView,
-    OpenError, Record, RecordKind, Seq, SeqRange, Storage, verify,
+    OpenError, Record, RecordKind, Seq, SeqRange, Storage, StorageFile, verify,
 };
 
 const SEGMENT: u64 = 32 << 10;
@@ -628,9 +628,11 @@ fn rule_09_frames_forged_in_old_bodies_never_pass_for_new() {
 #[derive(Debug)]
 struct Fleeting {
     storage: MemStorage,
-    listings: std::sync::atomic::AtomicU64,
+    listings: AtomicU64,
     fleeting: u64,
     stuck: bool,
+    /// A file that the owner has claimed, and in how many openings of any file from now the claim ends.
+    claimed: Mutex<Option<(Arc<dyn StorageFile>, u64)>>,
 }
 
 impl Storage for Fleeting {
@@ -643,11 +645,19 @@ impl Storage for Fleeting {
         Ok(names)
     }
 
-    fn create(&self, name: &str, len: u64) -> std::io::Result<Arc<dyn watershed_wal::StorageFile>> {
+    fn create(&self, name: &str, len: u64) -> std::io::Result<Arc<dyn StorageFile>> {
         self.storage.create(name, len)
     }
 
-    fn open(&self, name: &str) -> std::io::Result<Arc<dyn watershed_wal::StorageFile>> {
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn StorageFile>> {
+        let mut claimed = self.claimed.lock().unwrap();
+        if let Some((file, left)) = &mut *claimed {
+            *left -= 1;
+            if *left == 0 {
+                file.unclaim()?;
+                *claimed = None;
+            }
+        }
         self.storage.open(name)
     }
 
@@ -678,9 +688,10 @@ fn a_view_starts_over_for_as_long_as_segments_come_and_go() {
     let view = |fleeting, stuck| {
         let storage = Fleeting {
             storage: storage.clone(),
-            listings: Default::default(),
+            listings: AtomicU64::new(0),
             fleeting,
             stuck,
+            claimed: Mutex::new(None),
         };
         LogView::open(Arc::new(storage)).map(|(view, _)| view.instances().len())
     };
@@ -688,4 +699,27 @@ fn a_view_starts_over_for_as_long_as_segments_come_and_go() {
     assert_eq!(view(40, false).unwrap(), 1);
     // What stays so is no owner's doing.
     assert!(matches!(view(0, true), Err(OpenError::Io { .. })));
+}
+
+#[test]
+fn a_view_waits_for_a_file_that_is_about_to_get_another_name() {
+    let storage = MemStorage::new();
+    let (log, _) = Log::open(Arc::new(storage.clone()), small()).unwrap();
+    put(&owner(&log, OWNERS[0]), 1, 100, Durability::Sync);
+    log.close().unwrap();
+    drop(log);
+    let name = &names(&storage, ".seg")[0];
+    let file = storage.open(name).unwrap();
+    assert!(file.claim().unwrap());
+    let refused = storage.open(name).map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ResourceBusy);
+    let fleeting = Fleeting {
+        storage: storage.clone(),
+        listings: AtomicU64::new(0),
+        fleeting: 0,
+        stuck: false,
+        claimed: Mutex::new(Some((file, 100))),
+    };
+    let (view, _) = LogView::open(Arc::new(fleeting)).unwrap();
+    assert_eq!(view.instances().len(), 1);
 }

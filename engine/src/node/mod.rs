@@ -22,6 +22,8 @@ mod open;
 mod replay;
 mod route;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -16,7 +16,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use watershed_migration::{NodeId, PlacementRecord};
-use watershed_wal::{DirStorage, Epoch, InstanceId, InstanceLog, Log, OpenReport, Seq, ShardId};
+use watershed_wal::{
+    DirStorage, Epoch, InstanceId, InstanceLog, Log, OpenReport, Seq, ShardId, Storage,
+};
 
 use super::{Node, NodeInner, at_once, keep, replay};
 use crate::Error;
@@ -80,12 +82,14 @@ impl Node {
         let witness = Witness::open(placement, id.clone(), &data.seen(), runtime.clone())?;
         let witness = Arc::new(witness);
         let wal = data.wal();
-        let storage = DirStorage::new(&wal).map_err(|error| Error::io("open", &wal, error))?;
-        let (log, report) =
-            Log::open(Arc::new(storage), options.log).map_err(|error| Error::LogOpen {
-                dir: wal,
-                source: Arc::new(error),
-            })?;
+        let storage: Arc<dyn Storage> = match options.log_storage {
+            Some(storage) => storage,
+            None => Arc::new(DirStorage::new(&wal).map_err(|e| Error::io("open", &wal, e))?),
+        };
+        let (log, report) = Log::open(storage, options.log).map_err(|error| Error::LogOpen {
+            dir: wal,
+            source: Arc::new(error),
+        })?;
         log_report(&report);
         let cluster = join_cluster(&*witness, options.shards).await?;
         let pool = ApplyPool::start(apply_threads())

@@ -106,9 +106,10 @@ impl Core {
         block[..HEADER].copy_from_slice(&Header::mark(id, nonce).encode().0);
         recycled.file.write_at(0, &block)?;
         recycled.file.sync()?;
+        // Nobody opens it by the name that it still has; by the next one anybody may.
+        recycled.file.unclaim()?;
         self.storage.rename(&recycled.name, &segment_name(id))?;
         self.storage.sync_dir()?;
-        recycled.file.unclaim()?;
         recycled.file.begin_puts();
         Ok(())
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -24,6 +25,10 @@ use crate::words::{InstanceId, Seq, ShardId, TermStart};
 const ATTEMPTS: usize = 4;
 /// How often it starts over at the most, files coming and going all the while.
 const ATTEMPTS_BESIDE_OWNER: usize = 50;
+/// How long it waits for the owner, which gives a file that it took another name at once, if the owner is running.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long until it looks again.
+const PAUSE: Duration = Duration::from_millis(1);
 /// What a reader takes in one step.
 const STEP: usize = 1 << 20;
 
@@ -70,9 +75,14 @@ impl LogView {
     /// When what was promised durable is damaged or missing, when the format is a newer one, when the device fails.
     pub fn open(storage: Arc<dyn Storage>) -> Result<(Self, VerifyReport), OpenError> {
         let (mut attempts, mut beside_owner) = (1, 1);
+        let mut waited = Duration::ZERO;
         let recovered = loop {
             let before = list_segments(&*storage)?;
             match recover(&*storage) {
+                Err(error) if is_taken(&error) && waited < PATIENCE => {
+                    std::thread::sleep(PAUSE);
+                    waited += PAUSE;
+                }
                 Err(error) if moved_under_us(&error) && beside_owner < ATTEMPTS_BESIDE_OWNER => {
                     beside_owner += 1;
                     if list_segments(&*storage)? == before {
@@ -207,4 +217,9 @@ fn moved_under_us(error: &OpenError) -> bool {
         }
         _ => false,
     }
+}
+
+/// The owner is about to give a segment's file another name.
+fn is_taken(error: &OpenError) -> bool {
+    matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
 }
