@@ -16,6 +16,8 @@ mod engine;
 mod error;
 mod link;
 mod migrate;
+#[cfg(feature = "net")]
+pub mod net;
 mod node;
 mod options;
 mod placement;

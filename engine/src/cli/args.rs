@@ -6,9 +6,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::bench::{BenchArgs, OpenArgs};
 use crate::Durability;
+use crate::net::{Role, certs};
 
 /// Where a local engine is, unless `--dir` names another place.
 pub(super) const DEFAULT_DIR: &str = "watershed-data";
+/// Where a cluster's authority is, unless `--dir` names another place.
+const DEFAULT_CERTS: &str = "watershed-certs";
 
 /// An embeddable, write-ahead-logged storage engine whose shards move between nodes while they are being written.
 #[derive(Debug, Parser)]
@@ -49,6 +52,67 @@ pub(super) enum Command {
     /// Check the certificate that a migration left.
     #[command(subcommand)]
     Certificate(CertificateCommand),
+    /// Make the certificates by which the nodes, clients and admins of a cluster know each other.
+    #[command(subcommand)]
+    Certs(CertsCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertsCommand {
+    /// Make a cluster's authority: the certificate that all nodes trust, and the key that signs theirs.
+    Init(CertsInitArgs),
+    /// Make the certificate of one node, client or admin.
+    Issue(CertsIssueArgs),
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub(super) struct CertsInitArgs {
+    /// Where the authority is kept.
+    #[arg(long, default_value = DEFAULT_CERTS)]
+    pub(super) dir: PathBuf,
+    /// How many days it is good for.
+    #[arg(long, value_name = "N", default_value_t = 10 * certs::DEFAULT_DAYS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) days: u32,
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub(super) struct CertsIssueArgs {
+    /// Where the authority is kept.
+    #[arg(long, default_value = DEFAULT_CERTS)]
+    pub(super) dir: PathBuf,
+    /// What its holder may do.
+    #[arg(long, value_enum)]
+    pub(super) role: RoleArg,
+    /// Its holder's name; that of a node as in the placement.
+    #[arg(long)]
+    pub(super) name: crate::NodeId,
+    /// How many days it is good for.
+    #[arg(long, value_name = "N", default_value_t = certs::DEFAULT_DAYS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) days: u32,
+    /// Where the certificate and its key are written. Default: beside the authority.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+}
+
+/// What the holder of a certificate may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum RoleArg {
+    /// A node of the cluster.
+    Node,
+    /// Reads and writes.
+    Client,
+    /// Reads, writes, and moves shards.
+    Admin,
+}
+
+impl From<RoleArg> for Role {
+    fn from(arg: RoleArg) -> Self {
+        match arg {
+            RoleArg::Node => Self::Node,
+            RoleArg::Client => Self::Client,
+            RoleArg::Admin => Self::Admin,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

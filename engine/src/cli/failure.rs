@@ -115,6 +115,16 @@ impl Failure {
         }
     }
 
+    /// An error about a file that says itself which one.
+    pub(super) fn at(kind: Kind, file: &Path, error: &impl std::fmt::Display) -> Self {
+        Self {
+            kind,
+            message: error.to_string(),
+            file: Some(file.to_owned()),
+            line: None,
+        }
+    }
+
     pub(super) fn is_usage(&self) -> bool {
         self.kind == Kind::Usage
     }

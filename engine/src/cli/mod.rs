@@ -8,6 +8,7 @@
 mod args;
 mod bench;
 mod certificate;
+mod certs;
 mod data;
 mod demo;
 mod documents;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Args, CertificateCommand, Command, WalCommand};
+use args::{Args, CertificateCommand, CertsCommand, Command, WalCommand};
 use failure::Failure;
 use output::{Answer, Output};
 
@@ -54,6 +55,8 @@ fn run(command: Command, output: &Output) -> Result<Answer, Failure> {
         Command::Scan(options) => data::scan(&options, output),
         Command::Status(options) => status::run(&options),
         Command::Certificate(CertificateCommand::Verify { file }) => certificate::verify(&file),
+        Command::Certs(CertsCommand::Init(options)) => certs::init(&options),
+        Command::Certs(CertsCommand::Issue(options)) => certs::issue(&options),
         Command::Wal(WalCommand::Verify { dir }) => wal::verify(&dir),
         Command::Wal(WalCommand::Dump { dir }) => wal::dump(&dir, output),
         Command::Wal(WalCommand::Repair { dry_run, dir }) => wal::repair(&dir, dry_run, output),

@@ -1,0 +1,156 @@
+//! Serves a placement of this node to the others.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+use watershed_migration::Revision;
+use watershed_wal::ShardId;
+
+use super::placement_server::{Placement as Service, PlacementServer};
+use super::proto::{
+    ClusterRequest, ClusterResponse, Conflict, CreateClusterRequest, ListRequest, ListResponse,
+    ReadRequest, ReadResponse, RemoveRequest, RemoveResponse, RevisionRefused, SwapRequest,
+    SwapResponse, WatchRequest, WatchResponse, swap_response::Outcome,
+};
+use super::{from_wire, to_wire};
+use crate::net::server::Callers;
+use crate::placement::{ClusterInfo, Placement, PlacementError};
+
+/// Records in one message of a list: with certificates in them a few kilobytes each.
+const LISTED: usize = 64;
+
+/// The service: a placement, and who may ask for it.
+pub(in crate::net) struct Served {
+    placement: Arc<dyn Placement>,
+    callers: Callers,
+}
+
+impl Served {
+    pub(in crate::net) fn new(
+        placement: Arc<dyn Placement>,
+        callers: Callers,
+    ) -> PlacementServer<Self> {
+        PlacementServer::new(Self { placement, callers })
+            .max_decoding_message_size(crate::net::MAX_RECORD_BYTES)
+    }
+
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.callers.only_nodes(request.extensions())
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Served").field(&self.placement).finish()
+    }
+}
+
+fn failed(error: &PlacementError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+type Listed = Pin<Box<dyn Stream<Item = Result<ListResponse, Status>> + Send>>;
+type Watched = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for Served {
+    async fn cluster(
+        &self,
+        request: Request<ClusterRequest>,
+    ) -> Result<Response<ClusterResponse>, Status> {
+        self.check(&request)?;
+        let info = self.placement.cluster().await.map_err(|e| failed(&e))?;
+        let shards = info.map_or(0, |info| info.shards);
+        Ok(Response::new(ClusterResponse { shards }))
+    }
+
+    async fn create_cluster(
+        &self,
+        request: Request<CreateClusterRequest>,
+    ) -> Result<Response<ClusterResponse>, Status> {
+        self.check(&request)?;
+        let shards = request.get_ref().shards;
+        if shards == 0 {
+            return Err(Status::invalid_argument("a cluster has at least one shard"));
+        }
+        let made = self.placement.create_cluster(ClusterInfo { shards }).await;
+        let shards = made.map_err(|e| failed(&e))?.shards;
+        Ok(Response::new(ClusterResponse { shards }))
+    }
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
+        self.check(&request)?;
+        let shard = ShardId(request.get_ref().shard);
+        let record = self.placement.read(shard).await.map_err(|e| failed(&e))?;
+        let record = record.as_ref().map(to_wire);
+        Ok(Response::new(ReadResponse { record }))
+    }
+
+    type ListStream = Listed;
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<Listed>, Status> {
+        self.check(&request)?;
+        let records = self.placement.list().await.map_err(|e| failed(&e))?;
+        let mut records = records.into_iter().peekable();
+        let messages = std::iter::from_fn(move || {
+            records.peek()?;
+            let records = records.by_ref().take(LISTED);
+            let records = records.map(|record| to_wire(&record)).collect();
+            Some(Ok(ListResponse { records }))
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn swap(&self, request: Request<SwapRequest>) -> Result<Response<SwapResponse>, Status> {
+        self.check(&request)?;
+        let SwapRequest { expected, record } = request.into_inner();
+        let record = record.ok_or_else(|| Status::invalid_argument("a swap without a record"))?;
+        let record = from_wire(&record).map_err(Status::invalid_argument)?;
+        let outcome = match self.placement.swap(expected.map(Revision), record).await {
+            Ok(stored) => Outcome::Stored(to_wire(&stored)),
+            Err(PlacementError::Conflict { current, .. }) => Outcome::Conflict(Conflict {
+                current: current.as_deref().map(to_wire),
+            }),
+            Err(PlacementError::Revision {
+                expected, offered, ..
+            }) => Outcome::Revision(RevisionRefused {
+                expected: expected.0,
+                offered: offered.0,
+            }),
+            Err(error) => return Err(failed(&error)),
+        };
+        let outcome = Some(outcome);
+        Ok(Response::new(SwapResponse { outcome }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveRequest>,
+    ) -> Result<Response<RemoveResponse>, Status> {
+        self.check(&request)?;
+        let RemoveRequest { shard, expected } = *request.get_ref();
+        let removed = self.placement.remove(ShardId(shard), Revision(expected));
+        let conflict = match removed.await {
+            Ok(()) => None,
+            Err(PlacementError::Conflict { current, .. }) => Some(Conflict {
+                current: current.as_deref().map(to_wire),
+            }),
+            Err(error) => return Err(failed(&error)),
+        };
+        Ok(Response::new(RemoveResponse { conflict }))
+    }
+
+    type WatchStream = Watched;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Watched>, Status> {
+        self.check(&request)?;
+        // Its first element is the state of now.
+        let changes = WatchStream::new(self.placement.watch());
+        let messages = changes.map(|_| Ok(WatchResponse {}));
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
