@@ -21,7 +21,7 @@ pub(super) struct Peer {
 pub(super) enum CallError {
     #[error(transparent)]
     Link(#[from] LinkError),
-    #[error("node {to} answered what can't be read ({source}); run the same version on both")]
+    #[error("node {to} answered what can't be read: {source}")]
     Wire { to: NodeId, source: WireError },
     #[error("node {to} gave no response within {} ms; whether the request was carried out is not known", after.as_millis())]
     TimedOut { to: NodeId, after: Duration },

@@ -1,7 +1,11 @@
 //! Lists that are too long are refused before they are made, each by its name.
 
 use protox::prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
-use watershed_migration::messages::{MAX_MESSAGE_BYTES, Request, WireError};
+use watershed_migration::messages::{
+    Envelope, FILE_NAME_MAX, MAX_MESSAGE_BYTES, RefusedKind, Request, Response, TEXT_MAX, WireError,
+};
+use watershed_migration::{Attempt, DriverTerm, MigrationId};
+use watershed_wal::ShardId;
 
 use crate::described::{decode, field, root, varint};
 
@@ -113,6 +117,35 @@ fn a_list_in_a_message_that_is_there_twice_is_refused() {
 }
 
 #[test]
+fn a_text_beyond_its_bound_is_refused() {
+    let long = |len| "x".repeat(len);
+    let env = Envelope {
+        shard: ShardId(1),
+        migration: MigrationId(1),
+        attempt: Attempt(1),
+        driver_term: DriverTerm(1),
+    };
+    for (len, refused) in [(FILE_NAME_MAX, false), (FILE_NAME_MAX + 1, true)] {
+        let (name, offset) = (long(len), 0);
+        let request = Request::ReadFile {
+            env,
+            name,
+            offset,
+            len: 1,
+        };
+        let bound = ("bytes of a file name", FILE_NAME_MAX + 1, FILE_NAME_MAX);
+        let found = refused_bound("Request", &request.encode());
+        assert_eq!(found, refused.then_some(bound));
+    }
+    for (len, refused) in [(TEXT_MAX, false), (TEXT_MAX + 1, true)] {
+        let response = Response::refused(RefusedKind::Busy, long(len));
+        let bound = ("bytes of a text", TEXT_MAX + 1, TEXT_MAX);
+        let found = refused_bound("Response", &response.encode());
+        assert_eq!(found, refused.then_some(bound));
+    }
+}
+
+#[test]
 fn what_is_longer_than_any_message_is_refused_unread() {
     let len = MAX_MESSAGE_BYTES + 1;
     assert_eq!(
@@ -124,7 +157,7 @@ fn what_is_longer_than_any_message_is_refused_unread() {
 /// Unknown fields are stepped over, however deep they say they are.
 #[test]
 fn depth_is_no_way_in() {
-    let groups = vec![0x83_u8, 0x3f].repeat(100_000);
+    let groups = [0x83_u8, 0x3f].repeat(100_000);
     for inside in [field(90, &groups), groups] {
         let bytes = [&[0x08, 1, 0x10, 1][..], &field(17, &inside)].concat();
         assert!(decode("Request", &bytes).is_err());

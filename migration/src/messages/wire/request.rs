@@ -16,7 +16,7 @@ macro_rules! bodies {
             match request {
                 $(Request::$variant { $($field),* } => Body::$variant(proto::$variant {
                     $($field: put!($field $(, $form)?)),*
-                }),)*
+                }.into()),)*
                 Request::Scan { shard, scan } => Body::Scan(scan_body(*shard, scan)),
             }
         }

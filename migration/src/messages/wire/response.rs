@@ -73,7 +73,7 @@ macro_rules! bodies {
                     Body::$variant(proto::$variant {
                         $($($only: put!($only)),*)?
                         $($($field: put!($field)),*)?
-                    })
+                    }.into())
                 })*
             }
         }

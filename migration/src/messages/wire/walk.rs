@@ -46,7 +46,10 @@ pub(super) fn look(what: &'static str, bodies: &Shape, bytes: &[u8]) -> Result<(
     let (mut version, mut readable_from) = (0, 0);
     let mut body = None;
     let mut fields = Fields(bytes);
-    while let Some((number, held)) = fields.next().map_err(|fault| fault.of_a(what))? {
+    while let Some((number, held)) = fields
+        .next()
+        .map_err(|broken| Fault::from(broken).of_a(what))?
+    {
         match (number, held) {
             (VERSION, Held::Number(n)) => version = n,
             (READABLE_FROM, Held::Number(n)) => readable_from = n,
@@ -149,11 +152,21 @@ enum Held<'a> {
     Fixed,
 }
 
+/// Bytes that are no fields, and why. Small, as it comes back from every step.
+struct Broken(&'static str);
+
+impl From<Broken> for Fault {
+    fn from(Broken(why): Broken) -> Self {
+        Self::here(why)
+    }
+}
+
 /// The fields of a message, one after the other.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<(u32, Held<'a>)>, Fault> {
+    #[inline]
+    fn next(&mut self) -> Result<Option<(u32, Held<'a>)>, Broken> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -161,7 +174,7 @@ impl<'a> Fields<'a> {
         let number = u32::try_from(key >> 3)
             .ok()
             .filter(|number| (1..1 << 29).contains(number))
-            .ok_or_else(|| Fault::here("a field has no valid number"))?;
+            .ok_or(Broken("a field has no valid number"))?;
         let held = match key & 7 {
             0 => Held::Number(self.varint()?),
             1 => self.take(8).map(|_| Held::Fixed)?,
@@ -171,31 +184,31 @@ impl<'a> Fields<'a> {
             }
             5 => self.take(4).map(|_| Held::Fixed)?,
             // Groups are of old versions of Protocol Buffers; nothing of ours has them.
-            form => {
-                return Err(Fault::here(format!(
-                    "field {number} is of the unknown form {form}"
-                )));
-            }
+            _ => return Err(Broken("a field is of a form that no message has")),
         };
         Ok(Some((number, held)))
     }
 
-    fn take(&mut self, len: u64) -> Result<&'a [u8], Fault> {
+    #[inline]
+    fn take(&mut self, len: u64) -> Result<&'a [u8], Broken> {
         let split = usize::try_from(len)
             .ok()
             .and_then(|len| self.0.split_at_checked(len));
-        let (taken, rest) = split.ok_or_else(|| Fault::here("it is cut"))?;
+        let (taken, rest) = split.ok_or(Broken("it is cut"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn varint(&mut self) -> Result<u64, Fault> {
+    #[inline]
+    fn varint(&mut self) -> Result<u64, Broken> {
+        // Most are of one byte.
+        if let [byte @ 0..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Ok(u64::from(*byte));
+        }
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
-            let (&byte, rest) = self
-                .0
-                .split_first()
-                .ok_or_else(|| Fault::here("it is cut"))?;
+            let (&byte, rest) = self.0.split_first().ok_or(Broken("it is cut"))?;
             self.0 = rest;
             let bits = u64::from(byte & 0x7f);
             // Of the tenth byte one bit is left.
@@ -207,6 +220,69 @@ impl<'a> Fields<'a> {
                 return Ok(value);
             }
         }
-        Err(Fault::here("a number of more than 64 bits"))
+        Err(Broken("a number of more than 64 bits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::encoding::varint::{decode_varint, encode_varint};
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Option<(u64, usize)> {
+        let mut fields = Fields(bytes);
+        let number = fields.varint().ok()?;
+        Some((number, bytes.len() - fields.0.len()))
+    }
+
+    /// What one of both refused or took for another number, the count and the decoded list would differ in.
+    #[test]
+    fn numbers_are_those_of_the_decoder() {
+        let mut all: Vec<Vec<u8>> = vec![vec![], vec![0x80], vec![0x80, 0]];
+        for bits in 0..64 {
+            for number in [1_u64 << bits, (1 << bits) - 1, u64::MAX >> bits] {
+                let mut bytes = vec![];
+                encode_varint(number, &mut bytes);
+                all.push(bytes);
+            }
+        }
+        for last in [0, 1, 2, 0x7f, 0x80] {
+            for len in 7..11 {
+                all.push([&vec![0xff; len][..], &[last]].concat());
+            }
+        }
+        for bytes in all {
+            let mut rest = &bytes[..];
+            let decoded = decode_varint(&mut rest).ok();
+            let decoded = decoded.map(|number| (number, bytes.len() - rest.len()));
+            assert_eq!(read(&bytes), decoded, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_ends_where_its_form_says() {
+        // A number, eight bytes, three bytes, four bytes, and a cut.
+        let bytes = [
+            8, 5, 17, 1, 2, 3, 4, 5, 6, 7, 8, 26, 3, 9, 9, 9, 37, 1, 2, 3, 4, 8,
+        ];
+        let mut fields = Fields(&bytes);
+        let mut seen = vec![];
+        while let Ok(Some((number, held))) = fields.next() {
+            seen.push((
+                number,
+                match held {
+                    Held::Number(n) => n,
+                    Held::Bytes(bytes) => bytes.len() as u64,
+                    Held::Fixed => 0,
+                },
+            ));
+        }
+        assert_eq!(seen, [(1, 5), (2, 0), (3, 3), (4, 0)]);
+        assert!(matches!(Fields(&[8]).next(), Err(Broken("it is cut"))));
+        for no_number in [&[0_u8, 0][..], &[0x80, 0x80, 0x80, 0x80, 0x10, 0]] {
+            assert!(Fields(no_number).next().is_err());
+        }
+        assert!(Fields(&[11]).next().is_err(), "a group");
     }
 }
