@@ -24,7 +24,7 @@ const ROOTS: [&str; 2] = ["watershed.node.v1.Request", "watershed.node.v1.Respon
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.open_file(PROTO)?;
+    compiler.include_imports(true).open_file(PROTO)?;
     let mut config = prost_build::Config::new();
     for body in LARGE {
         config.boxed(body);

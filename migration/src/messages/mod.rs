@@ -1,7 +1,7 @@
 //! What crosses the link between nodes: requests, responses, and their bytes.
 //!
-//! The bytes are Protocol Buffers, as `proto/watershed/node/v1/node.proto` describes them: every message and field,
-//! with its unit and its bound. The types here are what the rest of the program knows; `wire` is the way between both.
+//! The bytes are Protocol Buffers, as `proto/watershed/node/v1/node.proto` describes them (and `migration.proto`, which
+//! it imports): every message and field, with its unit and its bound. The types here are what the rest of the program knows; `wire` is the way between both.
 //!
 //! ```text
 //! message := version | readable_from | one body

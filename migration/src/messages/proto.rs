@@ -1,4 +1,4 @@
-//! The types that prost makes of `proto/watershed/node/v1/node.proto`. They stay within this crate: what is in them
+//! The types that prost makes of `proto/watershed/node/v1/`. They stay within this crate: what is in them
 //! has not been checked.
 
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]

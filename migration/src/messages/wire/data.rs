@@ -4,7 +4,8 @@ use bytes::Bytes;
 use watershed_wal::{Epoch, Seq, Term};
 
 use super::fault::{Fault, Within};
-use super::values::{Wire, halves, message, message_field, put, take, whole};
+use super::field::{Wire, message, message_field, put, take};
+use super::values::{halves, whole};
 use crate::messages::{Condition, DataEntry, EntryVersion, Expect, PageEntry, ScanBound, proto};
 
 impl Wire for EntryVersion {

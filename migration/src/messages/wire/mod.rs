@@ -3,13 +3,14 @@
 //! The way out can't fail. The way in looks at the whole message first (`walk`): at its version and at the length of
 //! each list. Only then is it decoded, and each field checked; what is wrong is named by its field (`fault`).
 //!
-//! `values` says how a value stands in a field: alone, in a list, or absent. `words`, `data` and `placement` are the
-//! messages that others hold, `request` and `response` the bodies. Each is a list of the fields that both sides have
+//! `values` has the values that fields hold, and `field` says how they stand there. `words`, `data` and `placement` are
+//! the messages that others hold, `request` and `response` the bodies. Each is a list of the fields that both sides have
 //! under one name; a field that either side has alone does not compile.
 
 mod bounds;
 mod data;
 mod fault;
+mod field;
 mod placement;
 mod request;
 mod response;
@@ -22,7 +23,7 @@ use prost::Message;
 
 use super::{MAX_MESSAGE_BYTES, WireError};
 use fault::Fault;
-use values::Wire;
+use field::Wire;
 use walk::Shape;
 
 /// The oldest version that reads what this one sends as it is meant. A message that an older one would misunderstand

@@ -1,6 +1,6 @@
 //! The placement record, with the migration and the certificate that it may hold.
 
-use super::values::{message, message_field, put, take};
+use super::field::{message, message_field, put, take};
 use crate::certificate::{Certificate, Party};
 use crate::placement::{Frozen, MigrationRecord, PlacementRecord, Proof};
 

@@ -3,7 +3,8 @@
 use watershed_wal::ShardId;
 
 use super::fault::{Fault, Within};
-use super::values::{FileName, Wire, put, take};
+use super::field::{Wire, put, take};
+use super::values::FileName;
 use super::walk::{self, Shape};
 use super::{READABLE_FROM, Whole};
 use crate::messages::proto::request::Body;

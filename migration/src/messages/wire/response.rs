@@ -3,7 +3,7 @@
 use watershed_wal::Epoch;
 
 use super::fault::{Fault, Within};
-use super::values::{Wire, message, message_field, put, take};
+use super::field::{Wire, message, message_field, put, take};
 use super::walk::{self, Shape};
 use super::{READABLE_FROM, Whole};
 use crate::messages::proto::response::Body;

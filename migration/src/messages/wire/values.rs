@@ -1,4 +1,4 @@
-//! How a value stands in a field: alone, in a list, or absent.
+//! The values that fields hold: numbers, ids, names, texts, ranges, enums, hashes.
 
 use std::collections::BTreeMap;
 
@@ -6,74 +6,9 @@ use bytes::Bytes;
 use watershed_wal::{Durability, Epoch, InstanceId, Seq, SeqRange, ShardId};
 
 use super::fault::{Fault, Within};
+use super::field::{Field, Wire};
 use crate::messages::{FILE_NAME_MAX, RefusedKind, TEXT_MAX, proto};
 use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Phase, Revision};
-
-/// A value, and what stands for it on the wire.
-pub(in crate::messages) trait Wire: Sized {
-    type Proto;
-    fn to_proto(&self) -> Self::Proto;
-    fn from_proto(proto: Self::Proto) -> Result<Self, Fault>;
-}
-
-/// What a field of a message holds. A value that is a message itself must be there; a plain one is 0, false or empty
-/// where it was left out.
-pub(super) trait Field: Sized {
-    type Proto;
-    fn put(&self) -> Self::Proto;
-    fn take(proto: Self::Proto) -> Result<Self, Fault>;
-}
-
-impl<T: Wire> Field for Option<T> {
-    type Proto = Option<T::Proto>;
-
-    fn put(&self) -> Self::Proto {
-        self.as_ref().map(Wire::to_proto)
-    }
-
-    fn take(proto: Self::Proto) -> Result<Self, Fault> {
-        proto.map(Wire::from_proto).transpose()
-    }
-}
-
-impl<T: Wire> Field for Vec<T> {
-    type Proto = Vec<T::Proto>;
-
-    fn put(&self) -> Self::Proto {
-        self.iter().map(Wire::to_proto).collect()
-    }
-
-    fn take(proto: Self::Proto) -> Result<Self, Fault> {
-        let elements = proto.into_iter().enumerate();
-        elements
-            .map(|(index, element)| T::from_proto(element).at(index))
-            .collect()
-    }
-}
-
-impl<T: Field> Field for Box<T> {
-    type Proto = T::Proto;
-
-    fn put(&self) -> Self::Proto {
-        (**self).put()
-    }
-
-    fn take(proto: Self::Proto) -> Result<Self, Fault> {
-        T::take(proto).map(Self::new)
-    }
-}
-
-impl<T: Wire> Wire for Box<T> {
-    type Proto = T::Proto;
-
-    fn to_proto(&self) -> Self::Proto {
-        (**self).to_proto()
-    }
-
-    fn from_proto(proto: Self::Proto) -> Result<Self, Fault> {
-        T::from_proto(proto).map(Self::new)
-    }
-}
 
 /// Makes a value that is no message a field.
 macro_rules! plain_field {
@@ -357,71 +292,3 @@ pub(super) fn halves(hash: u128) -> [u64; 2] {
 pub(super) fn whole(high: u64, low: u64) -> u128 {
     (u128::from(high) << 64) | u128::from(low)
 }
-
-/// One field to the wire, and back under its name; `as` names another form than that of its type.
-macro_rules! put {
-    ($value:expr) => {
-        $crate::messages::wire::values::Field::put($value)
-    };
-    ($value:expr, $form:ident) => {
-        $form::put($value)
-    };
-}
-
-macro_rules! take {
-    ($message:ident.$field:ident) => {
-        $crate::messages::wire::fault::Within::within(
-            $crate::messages::wire::values::Field::take($message.$field),
-            stringify!($field),
-        )?
-    };
-    ($message:ident.$field:ident, $form:ident) => {
-        $crate::messages::wire::fault::Within::within(
-            $form::take($message.$field),
-            stringify!($field),
-        )?
-    };
-}
-
-/// Makes a value whose [`Wire`] form is a message a field, which must be there.
-macro_rules! message_field {
-    ($type:ty) => {
-        impl $crate::messages::wire::values::Field for $type {
-            type Proto = Option<<Self as $crate::messages::wire::values::Wire>::Proto>;
-
-            fn put(&self) -> Self::Proto {
-                Some($crate::messages::wire::values::Wire::to_proto(self))
-            }
-
-            fn take(proto: Self::Proto) -> Result<Self, $crate::messages::wire::fault::Fault> {
-                $crate::messages::wire::values::Wire::from_proto(
-                    proto.ok_or_else($crate::messages::wire::fault::Fault::missing)?,
-                )
-            }
-        }
-    };
-}
-
-/// A struct whose fields are those of the message of its name; none can be forgotten.
-macro_rules! message {
-    ($type:ident { $($field:ident $(as $form:ident)?),* $(,)? }) => {
-        impl $crate::messages::wire::values::Wire for $type {
-            type Proto = $crate::messages::proto::$type;
-
-            fn to_proto(&self) -> Self::Proto {
-                let Self { $($field),* } = self;
-                $crate::messages::proto::$type { $($field: put!($field $(, $form)?)),* }
-            }
-
-            fn from_proto(
-                proto: Self::Proto,
-            ) -> Result<Self, $crate::messages::wire::fault::Fault> {
-                Ok(Self { $($field: take!(proto.$field $(, $form)?)),* })
-            }
-        }
-
-        message_field!($type);
-    };
-}
-
-pub(super) use {message, message_field, put, take};

@@ -3,7 +3,8 @@
 use watershed_wal::{Epoch, LogDigest, Seq, Term, TermStart};
 
 use super::fault::{Fault, Within};
-use super::values::{FileName, Wire, halves, message, message_field, put, take, whole};
+use super::field::{Wire, message, message_field, put, take};
+use super::values::{FileName, halves, whole};
 use crate::config::{MigrationConfig, SafetyPolicy};
 use crate::evidence::{SourceMarks, TargetMarks};
 use crate::messages::{Envelope, FileInfo, Manifest, proto};
