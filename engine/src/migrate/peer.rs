@@ -21,7 +21,7 @@ pub(super) struct Peer {
 pub(super) enum CallError {
     #[error(transparent)]
     Link(#[from] LinkError),
-    #[error("node {to} answered what can't be read ({source}); run the same version on both")]
+    #[error("node {to} answered what can't be read: {source}")]
     Wire { to: NodeId, source: WireError },
     #[error("node {to} gave no response within {} ms; whether the request was carried out is not known", after.as_millis())]
     TimedOut { to: NodeId, after: Duration },
@@ -49,7 +49,7 @@ impl Peer {
     /// Sends a request and waits for its response.
     pub(super) async fn call(&self, request: Request) -> Result<Response, CallError> {
         let bytes = self.carry(request.encode()).await?;
-        Response::decode(&bytes).map_err(|source| CallError::Wire {
+        Response::decode_bytes(bytes).map_err(|source| CallError::Wire {
             to: self.to.clone(),
             source,
         })

@@ -5,11 +5,11 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 /// The service of nodes, as `watershed/node/v1/node.proto` has it.
-pub(super) const SERVICE: &str = "watershed.node.v1.Nodes";
+pub(super) const SERVICE: &str = "watershed.node.v1.Node";
 /// Carries one message there and its answer back.
-pub(super) const CALL: &str = "/watershed.node.v1.Nodes/Call";
+pub(super) const CALL: &str = "/watershed.node.v1.Node/Call";
 /// Asks for nothing: that it is answered shows that both sides take each other.
-pub(super) const GREET: &str = "/watershed.node.v1.Nodes/Greet";
+pub(super) const GREET: &str = "/watershed.node.v1.Node/Greet";
 
 /// Takes and gives the bytes of messages.
 #[derive(Debug, Clone, Copy, Default)]

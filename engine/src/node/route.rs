@@ -204,7 +204,7 @@ impl Node {
         };
         // The owner is this node where the shard came here between two looks; the link reaches it too.
         match link.call(owner, message.encode()).await {
-            Ok(bytes) => match Response::decode(&bytes) {
+            Ok(bytes) => match Response::decode_bytes(bytes) {
                 Ok(response) => Ok(Sent::Answer(response)),
                 Err(error) => Ok(Sent::Lost(format!("node {owner} answered with {error}"))),
             },

@@ -30,7 +30,7 @@ impl Node {
     pub(crate) fn answer(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
         let node = self.clone();
         let task = self.runtime.spawn(async move {
-            let response = match Request::decode(&request) {
+            let response = match Request::decode_bytes(request) {
                 Ok(request) => node.dispatch(request).await,
                 Err(error) => Response::refused(RefusedKind::Unsupported, error.to_string()),
             };

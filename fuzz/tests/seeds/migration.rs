@@ -264,7 +264,8 @@ fn responses() -> Vec<Response> {
 
 pub(super) fn messages() -> Vec<Vec<u8>> {
     let json = |kind: u8, value: Vec<u8>| [vec![kind], value].concat();
-    let mut inputs = vec![vec![], vec![0], vec![0, 1, 0xff], vec![1, 2]];
+    // Nothing; nothing after the versions; a version that this one can't read.
+    let mut inputs = vec![vec![], vec![0], vec![0, 8, 1, 16, 1], vec![1, 8, 2, 16, 2]];
     inputs.extend(requests().iter().map(|r| json(0, r.encode().to_vec())));
     inputs.extend(responses().iter().map(|r| json(1, r.encode().to_vec())));
     inputs.push(json(

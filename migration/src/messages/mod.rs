@@ -1,28 +1,51 @@
 //! What crosses the link between nodes: requests, responses, and their bytes.
 //!
+//! The bytes are Protocol Buffers, as `proto/watershed/node/v1/node.proto` describes them (and `migration.proto`, which
+//! it imports): every message and field, with its unit and its bound. The types here are what the rest of the program knows; `wire` is the way between both.
+//!
 //! ```text
-//! message := version u8 (1) | postcard of Request or Response
+//! message := version | readable_from | one body
 //! ```
 //!
-//! A decoder refuses what is longer than [`MAX_MESSAGE_BYTES`], of a newer version, cut, followed by more bytes,
-//! or beyond a list's bound, with a typed error and without a panic: the bytes are a stranger's. Whether a
-//! request is allowed is for the roles to say.
+//! Nodes of different versions read each other: `version` is the sender's, `readable_from` the oldest version that
+//! may read this very message. A reader
+//!
+//! | meets | and |
+//! |---|---|
+//! | `readable_from` above its own version | refuses the message with [`WireError::Version`] |
+//! | a body that it does not know | refuses the message with [`WireError::Unknown`] |
+//! | a field that it does not know | ignores the field |
+//! | what is cut, contradicts itself, or lacks what it must have | refuses it as [`WireError::Damaged`], naming the field |
+//! | a list beyond its bound | refuses it with [`WireError::Bound`], before it is decoded |
+//! | more than [`MAX_MESSAGE_BYTES`] | refuses it with [`WireError::TooLong`] |
+//!
+//! all without a panic: the bytes are a stranger's. Whether a request is allowed is for the roles to say.
+//!
+//! # Changing the messages
+//!
+//! - The number of a field, a body or an enum's value is never used again.
+//! - A new field is one that may be left out; without it a message means what it meant before there was the field.
+//! - [`MESSAGE_VERSION`] goes up with a release that changes a message. `readable_from` goes up too, but only of a
+//!   message that an older reader would misunderstand: one with a field that must not be ignored, or with a new value
+//!   of an enum or a oneof. A new body needs no such care, as who doesn't know it refuses it.
+//! - A new list gets a bound in `wire/bounds.rs`, and does not compile without.
+//! - `tests/data/messages-v1.txt` holds a message of each kind as version 1 encoded it. It is never changed: a new
+//!   version adds a file of its own.
 
 mod data;
+mod proto;
 mod request;
 mod response;
+mod wire;
 
-use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use data::{Condition, DataEntry, EntryVersion, Expect, ScanBound, ScanRequest};
 pub use request::{Envelope, Manifest, Request};
 pub use response::{FileInfo, PageEntry, Refused, RefusedKind, Response, SourceState, TargetState};
 
-/// The version of the encoding.
-pub const MESSAGE_VERSION: u8 = 1;
+/// The version of the messages, as this program sends them.
+pub const MESSAGE_VERSION: u32 = 1;
 /// The most bytes a message may have.
 pub const MAX_MESSAGE_BYTES: usize = 40 << 20;
 /// The most ranges in one message.
@@ -35,6 +58,8 @@ pub const FILES_MAX: usize = 1 << 16;
 pub const TERMS_MAX: usize = 1 << 16;
 /// The most entries in a page, a multi-get or a batch of conditions.
 pub const ENTRIES_MAX: usize = 1 << 16;
+/// The most followers in a placement record.
+pub const FOLLOWERS_MAX: usize = 4096;
 /// The most bytes of a file's name in a manifest.
 pub const FILE_NAME_MAX: usize = 255;
 /// The most bytes of a text: a reason, an error, who asked.
@@ -55,20 +80,36 @@ pub enum WireError {
         /// Its length.
         len: usize,
     },
-    /// Of a newer or unknown version.
+    /// Of a newer version that this node would misunderstand.
     #[error(
-        "a message of version {found}, this node reads {MESSAGE_VERSION}: upgrade the older of both nodes"
+        "a message of version {found} that versions from {readable_from} on can read, this node is of version \
+         {MESSAGE_VERSION}: upgrade this node"
     )]
     Version {
-        /// Its version.
-        found: u8,
+        /// The sender's version.
+        found: u32,
+        /// The oldest version that can read it.
+        readable_from: u32,
     },
-    /// Not what the version says.
+    /// With a body of a kind that this node does not know.
+    #[error(
+        "a {what} of a kind that this node does not know (body {field}): it is of version {version} and this node of \
+         {MESSAGE_VERSION}; upgrade this node, or do without what was asked for"
+    )]
+    Unknown {
+        /// Request or response.
+        what: &'static str,
+        /// The field number of its body.
+        field: u32,
+        /// The sender's version.
+        version: u32,
+    },
+    /// Not what the protocol says.
     #[error("a damaged {what}: {reason}; send it again")]
     Damaged {
         /// Request or response.
         what: &'static str,
-        /// What the decoder found.
+        /// In which field, and what is wrong with it.
         reason: String,
     },
     /// A list beyond its bound.
@@ -83,59 +124,4 @@ pub enum WireError {
         /// How many are allowed.
         most: usize,
     },
-}
-
-/// The bounds of a message's lists, checked after decoding and before anybody acts on it.
-pub(crate) struct Bounds {
-    what: &'static str,
-    broken: Option<WireError>,
-}
-
-impl Bounds {
-    pub(crate) fn at_most(&mut self, list: &'static str, found: usize, most: usize) {
-        if found > most && self.broken.is_none() {
-            self.broken = Some(WireError::Bound {
-                what: self.what,
-                list,
-                found,
-                most,
-            });
-        }
-    }
-}
-
-pub(crate) trait Bounded {
-    const WHAT: &'static str;
-    fn bounds(&self, bounds: &mut Bounds);
-}
-
-pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
-    let bytes = postcard::to_extend(message, vec![MESSAGE_VERSION])
-        .expect("a message serialises into memory: its types have no failing serialiser");
-    Bytes::from(bytes)
-}
-
-pub(crate) fn decode<T: DeserializeOwned + Bounded>(bytes: &[u8]) -> Result<T, WireError> {
-    if bytes.len() > MAX_MESSAGE_BYTES {
-        return Err(WireError::TooLong { len: bytes.len() });
-    }
-    let (&version, body) = bytes.split_first().ok_or(WireError::Empty)?;
-    if version != MESSAGE_VERSION {
-        return Err(WireError::Version { found: version });
-    }
-    let damaged = |reason: String| WireError::Damaged {
-        what: T::WHAT,
-        reason,
-    };
-    let (message, rest) =
-        postcard::take_from_bytes::<T>(body).map_err(|error| damaged(error.to_string()))?;
-    if !rest.is_empty() {
-        return Err(damaged(format!("{} bytes follow it", rest.len())));
-    }
-    let mut bounds = Bounds {
-        what: T::WHAT,
-        broken: None,
-    };
-    message.bounds(&mut bounds);
-    bounds.broken.map_or(Ok(message), Err)
 }

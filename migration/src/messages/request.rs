@@ -10,9 +10,7 @@ use watershed_wal::{Durability, Epoch, InstanceId, LogDigest, Seq, SeqRange, Sha
 
 use super::data::{Condition, ScanRequest};
 use super::response::FileInfo;
-use super::{
-    Bounded, Bounds, ENTRIES_MAX, FILES_MAX, MARKS_MISSING_MAX, RANGES_MAX, TERMS_MAX, WireError,
-};
+use super::{WireError, wire};
 use crate::config::MigrationConfig;
 use crate::evidence::{SourceMarks, TargetMarks};
 use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Revision};
@@ -258,15 +256,24 @@ impl Request {
     /// Its bytes. A request beyond the bounds is refused by who decodes it.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        super::encode(self)
+        wire::encode(self)
     }
 
-    /// Reads what [`Request::encode`] made.
+    /// Reads what [`Request::encode`] made, of this version or another. What the request holds of bytes shares the memory
+    /// of `bytes`, and keeps it.
     ///
     /// # Errors
-    /// When the bytes are too long, cut, damaged, of another version or beyond a bound.
+    /// When the bytes are too long, cut, damaged, beyond a bound, or newer than what this node understands.
+    pub fn decode_bytes(bytes: Bytes) -> Result<Self, WireError> {
+        wire::decode(bytes)
+    }
+
+    /// As [`Request::decode_bytes`], of a copy.
+    ///
+    /// # Errors
+    /// The same.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        super::decode(bytes)
+        wire::decode_slice(bytes)
     }
 
     /// The envelope of a migration's command; `None` for data.
@@ -343,41 +350,5 @@ impl Request {
             Self::Get { .. } => "Get",
             Self::Scan { .. } => "Scan",
         }
-    }
-}
-
-impl Bounded for Request {
-    const WHAT: &'static str = "request";
-
-    fn bounds(&self, bounds: &mut Bounds) {
-        match self {
-            Self::Ship { ranges, .. } => bounds.at_most("ranges", ranges.len(), RANGES_MAX),
-            Self::Activate { target, .. } => {
-                bounds.at_most("missing ranges", target.missing.len(), MARKS_MISSING_MAX);
-            }
-            Self::ReadFile { name, .. } => {
-                bounds.at_most("bytes of a file name", name.len(), super::FILE_NAME_MAX);
-            }
-            Self::Pull { manifest, .. } => {
-                manifest_bounds(bounds, &manifest.files, manifest.terms.len())
-            }
-            Self::Write { conditions, .. } => {
-                bounds.at_most("conditions", conditions.len(), ENTRIES_MAX);
-            }
-            Self::Get { keys, .. } => bounds.at_most("keys", keys.len(), ENTRIES_MAX),
-            _ => {}
-        }
-    }
-}
-
-pub(super) fn manifest_bounds(bounds: &mut Bounds, files: &[FileInfo], terms: usize) {
-    bounds.at_most("files", files.len(), FILES_MAX);
-    bounds.at_most("terms", terms, TERMS_MAX);
-    for file in files.iter().take(FILES_MAX) {
-        bounds.at_most(
-            "bytes of a file name",
-            file.name.len(),
-            super::FILE_NAME_MAX,
-        );
     }
 }

@@ -6,10 +6,8 @@ use watershed_wal::hex_id::hex_u128;
 use watershed_wal::{Epoch, InstanceId, Seq, SeqRange, Term, TermStart};
 
 use super::data::{DataEntry, EntryVersion};
-use super::request::{Manifest, manifest_bounds};
-use super::{
-    Bounded, Bounds, ENTRIES_MAX, MARKS_MISSING_MAX, RANGES_MAX, TERMS_MAX, TEXT_MAX, WireError,
-};
+use super::request::Manifest;
+use super::{WireError, wire};
 use crate::evidence::{SourceMarks, TargetMarks};
 use crate::placement::PlacementRecord;
 use crate::words::NodeId;
@@ -296,15 +294,24 @@ impl Response {
     /// Its bytes. A response beyond the bounds is refused by who decodes it.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        super::encode(self)
+        wire::encode(self)
     }
 
-    /// Reads what [`Response::encode`] made.
+    /// Reads what [`Response::encode`] made, of this version or another. What the response holds of bytes shares the memory
+    /// of `bytes`, and keeps it.
     ///
     /// # Errors
-    /// When the bytes are too long, cut, damaged, of another version or beyond a bound.
+    /// When the bytes are too long, cut, damaged, beyond a bound, or newer than what this node understands.
+    pub fn decode_bytes(bytes: Bytes) -> Result<Self, WireError> {
+        wire::decode(bytes)
+    }
+
+    /// As [`Response::decode_bytes`], of a copy.
+    ///
+    /// # Errors
+    /// The same.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        super::decode(bytes)
+        wire::decode_slice(bytes)
     }
 
     /// A refusal that doesn't know the owner.
@@ -343,33 +350,6 @@ impl Response {
             Self::Values(_) => "Values",
             Self::Entries { .. } => "Entries",
             Self::Moved { .. } => "Moved",
-        }
-    }
-}
-
-impl Bounded for Response {
-    const WHAT: &'static str = "response";
-
-    fn bounds(&self, bounds: &mut Bounds) {
-        match self {
-            Self::Refused(refused) => {
-                bounds.at_most("bytes of a message", refused.message.len(), TEXT_MAX);
-            }
-            Self::Prepared { terms, .. } => bounds.at_most("terms", terms.len(), TERMS_MAX),
-            Self::CheckpointMade(manifest) => {
-                manifest_bounds(bounds, &manifest.files, manifest.terms.len());
-            }
-            Self::TargetState(state) => manifest_bounds(bounds, &state.files, 0),
-            Self::MissingRanges { ranges, .. } => {
-                bounds.at_most("ranges", ranges.len(), RANGES_MAX)
-            }
-            Self::Verified(marks) => {
-                bounds.at_most("missing ranges", marks.missing.len(), MARKS_MISSING_MAX);
-            }
-            Self::Page { entries, .. } => bounds.at_most("entries", entries.len(), ENTRIES_MAX),
-            Self::Values(values) => bounds.at_most("values", values.len(), ENTRIES_MAX),
-            Self::Entries { entries, .. } => bounds.at_most("entries", entries.len(), ENTRIES_MAX),
-            _ => {}
         }
     }
 }

@@ -1,7 +1,6 @@
 //! A placement that another node serves.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;

@@ -539,7 +539,7 @@ fn shards_move_over_the_network_while_they_are_written() {
             let mut n = 3000_u64;
             while !stop.load(Ordering::Relaxed) {
                 // Through either node: what it does not own it asks the other one for.
-                let engine = if n % 2 == 0 { &a } else { &b };
+                let engine = if n.is_multiple_of(2) { &a } else { &b };
                 engine.put(n.to_be_bytes(), value(n)).wait().unwrap();
                 n += 1;
             }
