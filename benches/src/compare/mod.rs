@@ -110,7 +110,7 @@ impl RunArgs {
         Some(Pace {
             rounds: SUSTAINED_ROUNDS.into(),
             spare_rounds: 0,
-            slice: Duration::from_secs(seconds.into()) / SUSTAINED_ROUNDS.into(),
+            slice: Duration::from_secs(seconds.into()) / u32::from(SUSTAINED_ROUNDS),
             patience: Duration::ZERO,
             pays_debts: true,
         })

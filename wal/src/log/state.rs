@@ -1,7 +1,7 @@
 //! What the log knows, under its one mutex: instances, pending writes, segments, and who may write.
 //!
 //! Rules, kept whenever the mutex is free:
-//! 1. Who holds the [`Writer`] is the only one that writes frames; everything else is done under the mutex.
+//! 1. Who holds the `Writer` (commit.rs) is the only one that writes frames; everything else is done under the mutex.
 //! 2. A Seq is assigned, its gate checked and its entry queued in one hold of the mutex (rule 4 of the design).
 //! 3. `has` of an instance counts what is written, `durable` what is synced; `durable` is a subset of `has`.
 //! 4. An entry is queued only where room for it is reserved, in the current segment or in a spare.

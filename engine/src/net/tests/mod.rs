@@ -504,6 +504,52 @@ fn a_peer_that_says_nothing_is_given_up() {
     });
 }
 
+/// A way to `to` that stays open and carries nothing any more, once it is told to.
+async fn cut_off(to: SocketAddr) -> (SocketAddr, Arc<tokio::sync::Notify>) {
+    let listener = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let (address, cut) = (
+        listener.local_addr().unwrap(),
+        Arc::new(tokio::sync::Notify::new()),
+    );
+    let told = Arc::clone(&cut);
+    tokio::spawn(async move {
+        let (mut here, _) = listener.accept().await.unwrap();
+        let mut there = tokio::net::TcpStream::connect(to).await.unwrap();
+        tokio::select! {
+            ended = tokio::io::copy_bidirectional(&mut here, &mut there) => panic!("{ended:?}"),
+            () = told.notified() => {}
+        }
+        // Both ends are kept, as they are where a cable is pulled.
+        std::future::pending::<()>().await;
+    });
+    (address, cut)
+}
+
+#[test]
+fn a_connection_that_carries_nothing_any_more_ends_its_calls() {
+    let authority = Authority::new();
+    runtime().block_on(async {
+        let echo = Echo::new("b");
+        let server = serve(authority.node("b"), echo.clone()).await;
+        let (address, cut) = cut_off(server.address()).await;
+        let link = link("a", authority.node("a"), &[("b", address)]);
+        assert_eq!(ask(&link, "b", "x").await.unwrap(), "bx");
+        let waiting = ask(&link, "b", "never");
+        let cutting = async {
+            until(
+                || async { echo.served.load(Ordering::SeqCst) },
+                |&served| served == 2,
+            )
+            .await;
+            cut.notify_one();
+        };
+        let (lost, ()) = tokio::join!(waiting, cutting);
+        assert!(matches!(lost, Err(LinkError::Lost { .. })), "{lost:?}");
+        link.know(node("b"), server.address().to_string());
+        assert_eq!(ask(&link, "b", "x").await.unwrap(), "bx");
+    });
+}
+
 /// Two engines with a placement in common, each behind a server of its own.
 #[test]
 fn shards_move_over_the_network_while_they_are_written() {
