@@ -1,6 +1,7 @@
 //! What goes out: one connection to each node, made when it is needed and again when it has ended.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::body::Body;
@@ -213,7 +215,7 @@ impl Shared {
         let stream = TcpStream::connect(address).await.map_err(failed)?;
         // Small requests must not wait for each other; where that can't be set they only come later.
         let _ = stream.set_nodelay(true);
-        let sender = match &self.tls {
+        let opened = match &self.tls {
             None => {
                 let there: SocketAddr = stream.peer_addr().map_err(failed)?;
                 if !there.ip().is_loopback() {
@@ -238,14 +240,22 @@ impl Shared {
                 open(stream, address).await?
             }
         };
-        match call(sender.clone(), GREET, Bytes::new()).await {
-            Ok(_) => Ok(sender),
-            Err(Failed::NotBegun(reason) | Failed::Unknown(reason)) => {
-                Err(format!("{address}: {reason}"))
-            }
+        let (sender, ended) = opened;
+        let reason = match call(sender.clone(), GREET, Bytes::new()).await {
+            Ok(_) => return Ok(sender),
+            Err(Failed::NotBegun(reason) | Failed::Unknown(reason)) => reason,
+        };
+        if !sender.is_closed() {
+            return Err(format!("{address}: {reason}"));
         }
+        // The connection itself knows why it ended: that this side's certificate was refused, for example.
+        let why = ended.await.ok().flatten();
+        Err(format!("{address}: {}", why.unwrap_or(reason)))
     }
 }
+
+/// A connection that is up, and what will say why it has ended.
+type Opened = (SendRequest<Body>, oneshot::Receiver<Option<String>>);
 
 fn there_ip(stream: &TcpStream) -> std::io::Result<std::net::IpAddr> {
     Ok(stream.peer_addr()?.ip())
@@ -254,7 +264,7 @@ fn there_ip(stream: &TcpStream) -> std::io::Result<std::net::IpAddr> {
 async fn open(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: &str,
-) -> Result<SendRequest<Body>, String> {
+) -> Result<Opened, String> {
     let shaken = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -267,12 +277,16 @@ async fn open(
         .await;
     let (sender, connection) = shaken.map_err(|error| format!("{address}: {error}"))?;
     let address = address.to_owned();
+    let (tell, ended) = oneshot::channel();
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(address, %error, "a connection to a node ended");
+        let why = connection.await.err().map(|error| causes(&error));
+        if let Some(why) = &why {
+            tracing::debug!(address, why, "a connection to a node ended");
         }
+        // Only who opens it listens.
+        let _ = tell.send(why);
     });
-    Ok(sender)
+    Ok((sender, ended))
 }
 
 /// HTTP wants a host; it is the connection that says which node is asked.
@@ -312,20 +326,25 @@ async fn call(
 
 /// What a status says, down to the cause that the transport met.
 pub(super) fn reason(status: &tonic::Status) -> String {
-    let mut reason = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
+    join_causes(status.message().to_owned(), status.source())
+}
+
+fn causes(error: &dyn Error) -> String {
+    join_causes(error.to_string(), error.source())
+}
+
+/// Each cause that the text before it does not say already.
+fn join_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !reason.contains(&cause_text) {
-            reason = if reason.is_empty() {
-                cause_text
-            } else {
-                format!("{reason}: {cause_text}")
-            };
+        let said = cause.to_string();
+        if text.is_empty() {
+            text = said;
+        } else if !text.contains(&said) {
+            text = format!("{text}: {said}");
         }
         source = cause.source();
     }
-    reason
+    text
 }
 
 /// A connection, as tonic's client takes it.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -39,6 +39,8 @@ const CONNECTIONS: usize = 1024;
 const CALLS: u32 = 128;
 /// What headers of a call may take.
 const HEADER_BYTES: u32 = 16 << 10;
+/// How long a peer that was refused may take to read that.
+const LINGER: Duration = Duration::from_secs(1);
 /// How long calls that are going on may take when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -252,8 +254,13 @@ impl Door {
             return Ok((Box::new(stream), None));
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.current().server));
-        let stream = acceptor.accept(stream).await;
-        let stream = stream.map_err(|error| failed_handshake(&error))?;
+        let stream = match acceptor.accept(stream).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                linger(stream).await;
+                return Err(failed_handshake(&error));
+            }
+        };
         let chain = stream.get_ref().1.peer_certificates();
         let certificate = chain
             .and_then(<[_]>::first)
@@ -261,6 +268,19 @@ impl Door {
         let identity = Identity::of(certificate).map_err(|error| error.to_string())?;
         Ok((Box::new(stream), Some(identity)))
     }
+}
+
+/// Lets the other side read why it was refused: closed at once, with bytes of it not read, the connection would be reset,
+/// and what was sent be lost.
+async fn linger(mut stream: TcpStream) {
+    let drained = async {
+        stream.shutdown().await?;
+        let mut bytes = [0; 1024];
+        while stream.read(&mut bytes).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    // It may be gone, or not go.
+    let _ = tokio::time::timeout(LINGER, drained).await;
 }
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
