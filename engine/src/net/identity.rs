@@ -145,7 +145,7 @@ mod tests {
             "watershed://node/",
             "watershed://node/a/b",
             "watershed://Node/a",
-            "watershed://root/a",
+            "watershed://owner/a",
             "https://node/a",
             "watershed://node/a b",
         ];
