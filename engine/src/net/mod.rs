@@ -128,14 +128,6 @@ pub enum NetError {
         /// The system's answer.
         source: std::sync::Arc<io::Error>,
     },
-    /// An address is not HOST:PORT, or its host is not known.
-    #[error("{address:?} is no address: {reason}; it has the form HOST:PORT")]
-    Address {
-        /// The address.
-        address: String,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// Called outside of a tokio runtime with I/O and time.
     #[error(
         "there is no tokio runtime here: make servers and links within one that has I/O and time"

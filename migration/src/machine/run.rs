@@ -333,19 +333,18 @@ impl Machine {
     }
 
     fn show(&mut self, now: Now) {
+        // Another migration's phase is not this one's: it began first, or has followed.
+        let own = |m: &&MigrationRecord| m.id == self.id;
+        let recorded = self.record.migration.as_ref().filter(own).map(|m| m.phase);
         let phase = match self.outcome {
             Some(_) => self.progress.phase,
-            None if self.step == Step::Over => self
-                .record
-                .migration
-                .as_ref()
-                .map_or(Phase::Done, |m| m.phase),
+            None if self.step == Step::Over => recorded.unwrap_or(Phase::Done),
             // An abort is one once its swap has won; until then the shard may still be given away.
             None if matches!(self.step, Step::Reread | Step::TakeOver | Step::Abort) => {
                 self.progress.phase
             }
             // A driver that resumed goes through early steps again, but nothing goes back.
-            None => match self.record.migration.as_ref().map(|m| m.phase) {
+            None => match recorded {
                 Some(reached) if reached.before_activate() => self.step.phase().max(reached),
                 _ => self.step.phase(),
             },
