@@ -38,7 +38,7 @@ pub use error::{Error, Retry};
 pub use link::{BoxFuture, FaultyLink, Link, LinkError, LocalLink, Service};
 pub use migrate::{Migrate, Migration};
 pub use options::{DEFAULT_SHARDS, EngineOptions};
-pub use placement::{ClusterInfo, FilePlacement, Placement, PlacementError};
+pub use placement::{ClusterInfo, FilePlacement, Member, NodeInfo, Placement, PlacementError};
 pub use readonly::ReadOnly;
 pub use repair::LogRepair;
 pub use request::{Read, Write};

@@ -18,14 +18,16 @@ mod seen;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use watershed_migration::{HighestSeen, PlacementRecord, Revision};
+use watershed_migration::{HighestSeen, NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
 pub use file::FilePlacement;
@@ -40,7 +42,27 @@ pub struct ClusterInfo {
     pub shards: u64,
 }
 
-/// The map from shard to owner.
+/// What a node says of itself when it joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Where nodes and clients reach it, as HOST:PORT.
+    pub address: String,
+    /// Its part of the shards beside the other nodes' parts: one of weight 2 is to have twice as many as one of 1.
+    pub weight: u32,
+}
+
+/// A node that has joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// What it said last.
+    pub info: NodeInfo,
+    /// An operator has told it to be emptied: it is given no shards.
+    pub draining: bool,
+    /// It was heard of within the time that it asked for; else it counts as dead, and others take over what it drove.
+    pub alive: bool,
+}
+
+/// The map from shard to owner, and the nodes that there are.
 pub trait Placement: fmt::Debug + Send + Sync + 'static {
     /// What the cluster was made with, `None` before it was made.
     fn cluster(&self) -> BoxFuture<'_, Result<Option<ClusterInfo>, PlacementError>>;
@@ -77,7 +99,49 @@ pub trait Placement: fmt::Debug + Send + Sync + 'static {
         expected: Revision,
     ) -> BoxFuture<'_, Result<(), PlacementError>>;
 
-    /// A counter that changes after every change of the map.
+    /// The nodes that have joined, by name.
+    ///
+    /// Default: none. Without members nodes must be told of each other in another way, and only the node that began a
+    /// migration goes on with it.
+    fn members(&self) -> BoxFuture<'_, Result<BTreeMap<NodeId, Member>, PlacementError>> {
+        Box::pin(async { Ok(BTreeMap::new()) })
+    }
+
+    /// A node joins, or says that it is still there: it counts as alive for `alive_for` from now, counted where the
+    /// placement is. Zero: it is about to stop. Whether it is being drained stays as it was.
+    ///
+    /// Renewing changes nothing durable; a changed [`NodeInfo`] is durable when this returns.
+    fn announce(
+        &self,
+        node: NodeId,
+        info: NodeInfo,
+        alive_for: Duration,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        let _ = (node, info, alive_for);
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Marks a member as to be emptied, or takes the mark back; durable.
+    ///
+    /// # Errors
+    /// [`PlacementError::NoMember`] where the node has not joined.
+    fn set_draining(
+        &self,
+        node: NodeId,
+        draining: bool,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        let _ = draining;
+        Box::pin(async { Err(PlacementError::NoMember { node }) })
+    }
+
+    /// Forgets a member that has left for good; no error where there is none.
+    fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), PlacementError>> {
+        let _ = node;
+        Box::pin(async { Ok(()) })
+    }
+
+    /// A counter that changes after every change of the map, and of the members: who they are, where, and whether they
+    /// are alive.
     fn watch(&self) -> watch::Receiver<u64>;
 }
 
@@ -165,6 +229,12 @@ pub enum PlacementError {
     Poisoned {
         /// What failed.
         reason: Arc<str>,
+    },
+    /// No such node has joined. Nothing was changed.
+    #[error("node {node} is no member of this cluster; `watershed status` names its members")]
+    NoMember {
+        /// The node.
+        node: NodeId,
     },
     /// A remote placement can't be reached, or gave no answer.
     #[error(

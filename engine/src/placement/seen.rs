@@ -13,6 +13,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -21,7 +22,7 @@ use watershed_migration::{HighestSeen, NodeId, PlacementRecord, Revision};
 use watershed_wal::{InstanceId, ShardId};
 
 use super::journal::{self, Journal, Ledger};
-use super::{ClusterInfo, Placement, PlacementError};
+use super::{ClusterInfo, Member, NodeInfo, Placement, PlacementError};
 use crate::link::BoxFuture;
 use crate::sync::{self, lock};
 
@@ -313,6 +314,31 @@ impl Placement for Witness {
             }
             removed
         })
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<BTreeMap<NodeId, Member>, PlacementError>> {
+        self.placement.members()
+    }
+
+    fn announce(
+        &self,
+        node: NodeId,
+        info: NodeInfo,
+        alive_for: Duration,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        self.placement.announce(node, info, alive_for)
+    }
+
+    fn set_draining(
+        &self,
+        node: NodeId,
+        draining: bool,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        self.placement.set_draining(node, draining)
+    }
+
+    fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), PlacementError>> {
+        self.placement.remove_member(node)
     }
 
     fn watch(&self) -> watch::Receiver<u64> {
