@@ -13,6 +13,7 @@ use crate::link::{LocalLink, Service};
 use crate::migrate::{Migrate, Migration};
 use crate::node::Node;
 use crate::options::EngineOptions;
+use crate::placement::NodeInfo;
 use crate::request::{Read, Write};
 use crate::scan::{Scan, Snapshot};
 use crate::status::{self, EngineStatus};
@@ -213,6 +214,17 @@ impl Engine {
     pub fn drop_shard(&self, shard: ShardId) -> Result<u64, Error> {
         let node = self.node()?;
         apart(|| node.runtime.block_on(node.drop_shard(shard)))
+    }
+
+    /// Announces this node in the placement, so that other nodes find it, and that they take over the migrations that it
+    /// drives when it dies; learns where the others are. It stays announced until it closes; joining again replaces what
+    /// was announced. An engine by itself, or of a [`LocalCluster`](crate::LocalCluster), need not join.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for an address that is not HOST:PORT and for a weight of 0, and what the placement says.
+    pub fn join(&self, info: NodeInfo) -> Result<(), Error> {
+        let node = self.node()?;
+        apart(|| node.runtime.block_on(node.join(info)))
     }
 
     /// A migration of `shard`, to be given a target and started.

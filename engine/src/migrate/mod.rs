@@ -43,6 +43,7 @@ use watershed_wal::{InstanceId, ShardId};
 
 pub use builder::Migrate;
 pub use handle::Migration;
+pub(crate) use last_move::take_over;
 pub(crate) use resume::resume;
 pub(crate) use source::before_serving;
 pub(crate) use target::files::expected_receivers;

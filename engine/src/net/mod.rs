@@ -70,6 +70,7 @@ mod codec;
 mod identity;
 mod link;
 mod placement;
+mod raw;
 mod refusals;
 mod server;
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! local.rs      requests for shards owned here
 //! route.rs      requests for shards owned elsewhere
 //! serve.rs      what other nodes ask
+//! member.rs     this node among the others, and whose driving it takes over
 //! leftovers.rs  what crashes left under shards/
 //! keep.rs       the background: flushed marks, and flushing what pins the log
 //! ```
@@ -18,6 +19,7 @@ mod at_once;
 mod keep;
 mod leftovers;
 mod local;
+mod member;
 mod open;
 mod replay;
 mod route;
@@ -80,6 +82,7 @@ pub(crate) struct NodeInner {
     pub(crate) shards: u64,
     pool: ApplyPool,
     keeper: keep::Keeper,
+    member: member::Membership,
     hosted: RwLock<HashMap<InstanceId, Arc<Hosted>>>,
     /// The copy of a shard that owns it, or did last: found on every request.
     owned: RwLock<HashMap<ShardId, Arc<Hosted>>>,
@@ -195,6 +198,7 @@ impl Node {
 
     /// Ends everything in order: migrations, writes, applying, stores, the log.
     pub(crate) async fn close(&self) -> Result<(), Error> {
+        self.leave().await;
         self.migrations.stop().await;
         self.closed.store(true, Ordering::Release);
         let node = self.clone();
