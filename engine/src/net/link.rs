@@ -29,7 +29,7 @@ use super::identity::Identity;
 use super::tls::{Expected, Tls, failed_handshake};
 use super::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW, FRAME_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT,
-    NetError, STREAM_WINDOW, Security,
+    NetError, STREAM_WINDOW, Security, clients,
 };
 use crate::link::{BoxFuture, Link, LinkError};
 use crate::sync::lock;
@@ -48,7 +48,7 @@ struct Shared {
     /// Where connections live: calls may be made in any runtime, or in none.
     runtime: Handle,
     tls: Option<Tls>,
-    /// What a new connection asks for first; see [`Shared::connect`].
+    /// What a new connection asks for first, which must be open to this side; see [`Shared::connect`].
     greeting: &'static str,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
 }
@@ -95,13 +95,13 @@ impl NetLink {
         Self::showing(tls, GREET)
     }
 
-    /// A link of somebody who is no node: its connections first ask for `greeting`, which must be open to them.
-    pub(super) fn of_guest(security: Security, greeting: &'static str) -> Result<Self, NetError> {
+    /// A link of a client or an admin.
+    pub(crate) fn of_client(security: Security) -> Result<Self, NetError> {
         let tls = match security {
             Security::Mutual(files) => Some(Tls::load(files)?),
             Security::Insecure => None,
         };
-        Self::showing(tls, greeting)
+        Self::showing(tls, clients::GREET)
     }
 
     /// A link that shows this certificate, whosever it is.
@@ -127,7 +127,7 @@ impl NetLink {
     }
 
     /// Asks a node that it knows: one message to a method, and the answer.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &self,
         to: &NodeId,
         method: &'static str,
@@ -148,7 +148,7 @@ impl NetLink {
     }
 
     /// Asks whatever node is at an address, over a connection for this once.
-    pub(super) fn ask_at(
+    pub(crate) fn ask_at(
         &self,
         address: &str,
         method: &'static str,

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::server::Connected;
 
+use super::clients::Clients;
 use super::codec::{CALL, GREET, SERVICE};
 use super::identity::{Identity, Role};
 use super::raw::{Answered, Handler, Raw, no_such_method};
@@ -28,7 +29,9 @@ use super::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW, FRAME_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT,
     NetError, STREAM_WINDOW, Security, placement,
 };
+use crate::engine::Engine;
 use crate::link::{BoxFuture, Service};
+use crate::node::Node;
 use crate::placement::Placement;
 
 /// The most connections at once; more wait to be accepted.
@@ -56,6 +59,8 @@ pub struct NetServer {
 pub struct NetServices {
     nodes: Arc<dyn Service>,
     placement: Option<Arc<dyn Placement>>,
+    /// Whose data clients may ask for.
+    node: Option<Node>,
 }
 
 impl NetServices {
@@ -65,7 +70,19 @@ impl NetServices {
         Self {
             nodes,
             placement: None,
+            node: None,
         }
+    }
+
+    /// Everything that an engine answers: what nodes ask each other, and what clients ask. It does not keep the engine
+    /// open.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed).
+    pub fn of(engine: &Engine) -> Result<Self, crate::Error> {
+        let mut services = Self::new(engine.service()?);
+        services.node = Some(engine.node()?);
+        Ok(services)
     }
 
     /// Serves a placement of this process too, to the [`RemotePlacement`](super::RemotePlacement)s of other nodes.
@@ -152,6 +169,12 @@ async fn serve(
 ) {
     let placement = services.placement;
     let placement = placement.map(|placement| placement::Served::new(placement, callers.clone()));
+    let clients = services.node.map(|node| {
+        Raw(Clients {
+            node,
+            callers: callers.clone(),
+        })
+    });
     let nodes = Nodes {
         service: services.nodes,
         callers,
@@ -176,6 +199,7 @@ async fn serve(
         .add_service(Raw(nodes))
         .add_service(health_service)
         .add_optional_service(placement)
+        .add_optional_service(clients)
         .serve_with_incoming_shutdown(incoming, stop)
         .await;
     if let Err(error) = served {

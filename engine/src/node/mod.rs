@@ -266,10 +266,3 @@ pub(crate) fn from_wire(version: EntryVersion) -> Version {
         seq: version.seq,
     }
 }
-
-impl Node {
-    /// The shard that a key belongs to.
-    pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
-        crate::shard_of::shard_of(crate::shard_of::hash(key), self.shards)
-    }
-}

@@ -28,14 +28,21 @@ impl Service for Node {
 impl Node {
     /// Carries out an encoded request. It goes on when the caller stops waiting.
     pub(crate) fn answer(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
+        match Request::decode_bytes(request) {
+            Ok(request) => self.answer_request(request),
+            Err(error) => {
+                let refused = Response::refused(RefusedKind::Unsupported, error.to_string());
+                Box::pin(async move { refused.encode() })
+            }
+        }
+    }
+
+    /// Carries out a request. It goes on when the caller stops waiting.
+    pub(crate) fn answer_request(&self, request: Request) -> BoxFuture<'static, Bytes> {
         let node = self.clone();
-        let task = self.runtime.spawn(async move {
-            let response = match Request::decode_bytes(request) {
-                Ok(request) => node.dispatch(request).await,
-                Err(error) => Response::refused(RefusedKind::Unsupported, error.to_string()),
-            };
-            response.encode()
-        });
+        let task = self
+            .runtime
+            .spawn(async move { node.dispatch(request).await.encode() });
         let closing = || Response::refused(RefusedKind::Unknown, "the node is closing").encode();
         Box::pin(async move { task.await.unwrap_or_else(|_| closing()) })
     }
