@@ -20,6 +20,7 @@ use tonic::body::Body;
 use tonic::server::{Grpc, NamedService};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
+use watershed_migration::NodeId;
 use watershed_migration::messages::MAX_MESSAGE_BYTES;
 
 use super::codec::{CALL, Encoded, GREET, SERVICE};
@@ -374,6 +375,20 @@ impl Callers {
             Some(identity) if identity.role != Role::Node => {
                 let reason = format!("{identity} asks for what only nodes may");
                 self.0.note(caller.address.ip(), &reason);
+                Err(Status::permission_denied(reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a node speak for itself, and for no other. Without certificates everybody is believed.
+    pub(super) fn only_itself(&self, call: &http::Extensions, node: &NodeId) -> Result<(), Status> {
+        self.only_nodes(call)?;
+        let caller = call.get::<Caller>();
+        match caller.and_then(|caller| Some((caller.address, caller.identity.as_ref()?))) {
+            Some((address, identity)) if identity.name != *node => {
+                let reason = format!("{identity} speaks for node {node}, which only that node may");
+                self.0.note(address.ip(), &reason);
                 Err(Status::permission_denied(reason))
             }
             _ => Ok(()),
