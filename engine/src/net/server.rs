@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::server::Connected;
+use watershed_migration::NodeId;
 
 use super::clients::Clients;
 use super::codec::{CALL, GREET, SERVICE};
@@ -401,6 +402,20 @@ impl Callers {
             Some(identity) if !roles.contains(&identity.role) => {
                 let reason = format!("{identity} asks for what {said} may");
                 self.0.note(caller.address.ip(), &reason);
+                Err(Status::permission_denied(reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a node speak for itself, and for no other. Without certificates everybody is believed.
+    pub(super) fn only_itself(&self, call: &http::Extensions, node: &NodeId) -> Result<(), Status> {
+        self.only_nodes(call)?;
+        let caller = call.get::<Caller>();
+        match caller.and_then(|caller| Some((caller.address, caller.identity.as_ref()?))) {
+            Some((address, identity)) if identity.name != *node => {
+                let reason = format!("{identity} speaks for node {node}, which only that node may");
+                self.0.note(address.ip(), &reason);
                 Err(Status::permission_denied(reason))
             }
             _ => Ok(()),

@@ -11,12 +11,16 @@
 //! 3. An error other than [`PlacementError::Conflict`] says nothing about whether the swap happened: read it back.
 //!    An implementation that can't tell refuses to be read as well.
 
+#[cfg(test)]
+pub(crate) mod contract;
 mod file;
 mod journal;
+mod lives;
 mod map;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -89,6 +89,8 @@ struct Sightings(BTreeMap<ShardId, Sighting>);
 impl Ledger for Sightings {
     type Entry = Vec<Sighting>;
 
+    const VERSION: u32 = 1;
+
     fn take(&mut self, entry: Vec<Sighting>) -> Result<(), String> {
         for sighting in entry {
             self.0.insert(sighting.shard, sighting);

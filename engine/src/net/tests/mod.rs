@@ -1,5 +1,6 @@
 //! The link and the server over real sockets: who is let in, what a failed call says, and shards that move over them.
 
+mod clients;
 mod placement;
 
 use std::io::{Read, Write};
