@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anti_entropy;
+pub mod balance;
 mod certificate;
 pub mod compare;
 mod config;
