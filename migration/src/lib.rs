@@ -26,6 +26,7 @@ pub mod rendezvous;
 pub mod source;
 pub mod target;
 pub mod transitions;
+mod wishes;
 mod words;
 
 pub use certificate::{CERTIFICATE_VERSION, Certificate, CertificateError, Party};
@@ -36,6 +37,7 @@ pub use placement::{
     BrokenRule, Frozen, HighestSeen, MigrationRecord, PlacementRecord, Proof, WentBack,
 };
 pub use transitions::{Claim, PhaseChange, PlacementError};
+pub use wishes::{Asked, Limits};
 pub use words::{
     Attempt, DriverTerm, InvalidNodeId, MigrationId, NodeId, Now, ParseMigrationIdError,
     ParsePhaseError, Phase, Revision,
