@@ -186,6 +186,9 @@ fn records() -> [PlacementRecord; 2] {
             target: target_marks(),
         })),
         certificate: Some(Box::new(certificate())),
+        cutover_asked: false,
+        cleanup_asked: false,
+        paused: false,
     };
     let full = PlacementRecord {
         shard: ShardId(3),
@@ -206,6 +209,21 @@ fn records() -> [PlacementRecord; 2] {
     };
     let bare = PlacementRecord::create(ShardId(0), node("n"), InstanceId(0));
     [full, bare]
+}
+
+/// A record of which operators asked all that they may.
+fn steered() -> PlacementRecord {
+    let mut record = PlacementRecord::create(ShardId(0), node("n"), InstanceId(0));
+    let [full, _] = records();
+    record.migration = full.migration.map(|migration| MigrationRecord {
+        proof: None,
+        certificate: None,
+        cutover_asked: true,
+        cleanup_asked: true,
+        paused: true,
+        ..migration
+    });
+    record
 }
 
 /// Every kind of request.
@@ -531,6 +549,9 @@ fn of_data() -> Vec<Response> {
         Response::Moved {
             owner: node("node-t"),
             epoch: Epoch(92),
+        },
+        Response::NotActivated {
+            record: Box::new(steered()),
         },
     ]
 }
