@@ -5,6 +5,8 @@
 //! between them. What each part promises is in ARCHITECTURE.md.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "net")]
+mod admin;
 mod backend;
 mod batch;
 mod brief;
@@ -35,6 +37,10 @@ mod status;
 mod store;
 mod sync;
 
+#[cfg(feature = "net")]
+pub use admin::{
+    Admin, AdminError, ClusterStatus, CopyView, MoveStatus, NodeStatus, Outcome, ShardMap, Wish,
+};
 pub use batch::{Batch, MAX_BATCH_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 #[cfg(feature = "net")]
 pub use client::Client;

@@ -58,6 +58,9 @@ pub(crate) struct Report {
     pub(crate) status: Value,
     /// Since when each migration that it drives shows no progress.
     pub(crate) idle_ms: BTreeMap<MigrationId, u64>,
+    /// Why migrations that it drove ended without moving their shard, as far back as it remembers.
+    #[serde(default)]
+    pub(crate) failed: BTreeMap<MigrationId, String>,
 }
 
 /// Why an order was not carried out.

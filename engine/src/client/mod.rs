@@ -29,9 +29,6 @@ use crate::{Batch, Error};
 
 pub(crate) use remote::Remote;
 
-/// Threads for connections and timers.
-const RUNTIME_THREADS: usize = 2;
-
 /// A cluster over the network.
 ///
 /// Clones are handles on the same connections; the last one dropped closes them.
@@ -72,22 +69,10 @@ impl Client {
         security: Security,
     ) -> Result<Self, Error> {
         let seeds: Vec<String> = addresses.into_iter().map(Into::into).collect();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("ws-client")
-            .enable_all()
-            .build()
-            .map_err(|error| Error::io("start threads for", std::path::Path::new("."), error))?;
-        let connecting = || runtime.block_on(Remote::connect(seeds, security));
-        match apart(connecting) {
-            Ok(remote) => Ok(Self(Arc::new(Inner {
-                open: Mutex::new(Some((remote, runtime))),
-            }))),
-            Err(error) => {
-                apart(|| drop(runtime));
-                Err(error)
-            }
-        }
+        let open = Remote::start(seeds, security)?;
+        Ok(Self(Arc::new(Inner {
+            open: Mutex::new(Some(open)),
+        })))
     }
 
     fn backend(&self) -> Result<Backend, Error> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::time::Instant;
 use watershed_migration::NodeId;
 use watershed_migration::messages::{RefusedKind, Request, Response, ScanRequest};
@@ -15,6 +15,7 @@ use watershed_wal::{Epoch, ShardId};
 
 use super::map::Map;
 use crate::Error;
+use crate::engine::apart;
 use crate::forward::{
     self, Patience, REPLY_PATIENCE, Sent, again_or_error, answered, condition_failed,
     out_of_patience, write_message,
@@ -25,6 +26,8 @@ use crate::shard::WriteRequest;
 use crate::store::{Entry, Version};
 use crate::sync;
 
+/// Threads for connections and timers.
+const RUNTIME_THREADS: usize = 2;
 /// How long one node may take to say who owns what.
 const MAP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -44,8 +47,24 @@ struct Inner {
 }
 
 impl Remote {
-    /// Runs on the client's runtime.
-    pub(super) async fn connect(seeds: Vec<String>, security: Security) -> Result<Self, Error> {
+    /// Connects, on a runtime of its own, which the caller must end apart from any other.
+    pub(crate) fn start(seeds: Vec<String>, security: Security) -> Result<(Self, Runtime), Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name("ws-client")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::io("start threads for", ".", error))?;
+        match apart(|| runtime.block_on(Self::connect(seeds, security))) {
+            Ok(remote) => Ok((remote, runtime)),
+            Err(error) => {
+                apart(|| drop(runtime));
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(seeds: Vec<String>, security: Security) -> Result<Self, Error> {
         if seeds.is_empty() {
             let what = "a client needs the address of a node of its cluster, as HOST:PORT".into();
             return Err(Error::Options { what });
@@ -83,8 +102,18 @@ impl Remote {
         &self.0.alive
     }
 
+    /// The connections.
+    pub(crate) fn link(&self) -> &NetLink {
+        &self.0.link
+    }
+
+    /// The nodes that are known.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.map().nodes.keys().cloned().collect()
+    }
+
     /// Ends its requests: before the runtime ends.
-    pub(super) fn retire(&self) {
+    pub(crate) fn retire(&self) {
         *sync::write(&self.0.alive) = false;
     }
 

@@ -146,7 +146,7 @@ impl Migrations {
     }
 
     /// The handle of a migration that this node drives, or has driven lately.
-    fn driving(&self, id: MigrationId) -> Option<Migration> {
+    pub(crate) fn driving(&self, id: MigrationId) -> Option<Migration> {
         let state = lock(&self.state);
         let mut handles = state.drivers.iter().map(Driver::handle);
         handles.find(|handle| handle.id() == id)

@@ -46,7 +46,10 @@ impl Handler for Admins {
             return Err(no_such_method());
         }
         let who = caller.identity.as_ref();
-        let who = who.map_or_else(|| "somebody without a certificate".into(), ToString::to_string);
+        let who = who.map_or_else(
+            || "somebody without a certificate".into(),
+            ToString::to_string,
+        );
         let node = self.node.clone();
         // An order that was begun is carried out, also when its giver has gone.
         let task = self.node.runtime.spawn(async move {
@@ -64,7 +67,8 @@ impl Handler for Admins {
             Bytes::from(answer.to_string())
         });
         Ok(Box::pin(async move {
-            task.await.map_err(|_| Status::unavailable("the node is closing"))
+            task.await
+                .map_err(|_| Status::unavailable("the node is closing"))
         }))
     }
 }
@@ -92,7 +96,10 @@ async fn carry_out(node: &Node, order: Order, who: &str) -> Result<Value, Fault>
             Ok(json!({ "freed_bytes": freed }))
         }
         Order::Goal { node: of, goal } => {
-            node.placement.set_goal(of, goal).await.map_err(Error::from)?;
+            node.placement
+                .set_goal(of, goal)
+                .await
+                .map_err(Error::from)?;
             Ok(Value::Null)
         }
         Order::Forget { node: gone } => {
@@ -129,7 +136,12 @@ async fn report(node: &Node) -> Report {
         status: status.await.map_or(Value::Null, |status| json!(status)),
         idle_ms: migrations
             .iter()
+            .filter(|migration| migration.outcome().is_none())
             .map(|migration| (migration.id(), migration.idle_ms()))
+            .collect(),
+        failed: migrations
+            .iter()
+            .filter_map(|migration| Some((migration.id(), migration.failure()?.to_string())))
             .collect(),
     }
 }

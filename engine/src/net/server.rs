@@ -20,6 +20,7 @@ use tonic::Status;
 use tonic::transport::server::Connected;
 use watershed_migration::NodeId;
 
+use super::admins::Admins;
 use super::clients::Clients;
 use super::codec::{CALL, GREET, SERVICE};
 use super::identity::{Identity, Role};
@@ -75,7 +76,7 @@ impl NetServices {
         }
     }
 
-    /// Everything that an engine answers: what nodes ask each other, and what clients ask. It does not keep the engine
+    /// Everything that an engine answers: what nodes ask each other, and what clients and operators ask. It does not keep the engine
     /// open.
     ///
     /// # Errors
@@ -170,6 +171,12 @@ async fn serve(
 ) {
     let placement = services.placement;
     let placement = placement.map(|placement| placement::Served::new(placement, callers.clone()));
+    let admins = services.node.clone().map(|node| {
+        Raw(Admins {
+            node,
+            callers: callers.clone(),
+        })
+    });
     let clients = services.node.map(|node| {
         Raw(Clients {
             node,
@@ -201,6 +208,7 @@ async fn serve(
         .add_service(health_service)
         .add_optional_service(placement)
         .add_optional_service(clients)
+        .add_optional_service(admins)
         .serve_with_incoming_shutdown(incoming, stop)
         .await;
     if let Err(error) = served {

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-use watershed_migration::{DriverTerm, MigrationId, MigrationRecord, NodeId};
+use watershed_migration::{DriverTerm, MigrationId, MigrationRecord, NodeId, PlacementRecord};
 
 use super::Node;
+use super::goals::Pursuit;
 use crate::Error;
 use crate::migrate;
 use crate::placement::{Member, NodeInfo, PlacementError};
@@ -94,13 +95,14 @@ async fn keep(node: Node, info: NodeInfo) {
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = true;
     let mut orphans = Orphans::default();
+    let mut pursuit = Pursuit::default();
     loop {
         tokio::select! {
             _ = renew.tick() => {
                 let renewed = announce(&node, &info).await;
                 say_once(&mut heard, renewed);
-                if let Err(error) = orphans.look(&node).await {
-                    tracing::debug!(%error, "migrations whose driver died can't be looked for");
+                if let Err(error) = look(&node, &mut orphans, &mut pursuit).await {
+                    tracing::debug!(%error, "what is to be done in the cluster can't be read");
                 }
             }
             Ok(()) = changes.changed() => {
@@ -111,6 +113,15 @@ async fn keep(node: Node, info: NodeInfo) {
             }
         }
     }
+}
+
+/// Sees to what died nodes drove, and to what operators want.
+async fn look(node: &Node, orphans: &mut Orphans, pursuit: &mut Pursuit) -> Result<(), Error> {
+    let members = node.placement.members().await?;
+    let records = node.placement.list().await?;
+    orphans.take_over(node, &members, &records).await;
+    pursuit.go_on(node, &members, &records).await;
+    Ok(())
 }
 
 async fn announce(node: &Node, info: &NodeInfo) -> Result<(), PlacementError> {
@@ -155,10 +166,13 @@ async fn learn(node: &Node) -> Result<(), PlacementError> {
 struct Orphans(HashMap<(MigrationId, DriverTerm), Instant>);
 
 impl Orphans {
-    async fn look(&mut self, node: &Node) -> Result<(), Error> {
-        let members = node.placement.members().await?;
-        let records = node.placement.list().await?;
-        let orphaned = records.into_iter().filter_map(|record| {
+    async fn take_over(
+        &mut self,
+        node: &Node,
+        members: &BTreeMap<NodeId, Member>,
+        records: &[PlacementRecord],
+    ) {
+        let orphaned = records.iter().filter_map(|record| {
             let migration = record.active_migration()?.clone();
             let dead = members.get(&migration.driver).is_none_or(|m| !m.alive);
             let known = (migration.id, migration.driver_term);
@@ -170,15 +184,14 @@ impl Orphans {
         let now = Instant::now();
         for (known, migration, record) in orphaned {
             let since = *self.0.entry(known).or_insert(now);
-            if now.duration_since(since) < patience(&node.id, &migration, &members) {
+            if now.duration_since(since) < patience(&node.id, &migration, members) {
                 continue;
             }
             tracing::warn!(shard = %record.shard, migration = %migration.id, driver = %migration.driver, "the driver of a migration has died: taking over");
-            if let Err(error) = migrate::take_over(node, &record, migration.id).await {
+            if let Err(error) = migrate::take_over(node, record, migration.id).await {
                 tracing::warn!(migration = %migration.id, %error, "could not take over; trying again");
             }
         }
-        Ok(())
     }
 }
 

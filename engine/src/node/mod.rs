@@ -7,6 +7,7 @@
 //! local.rs      requests for shards owned here
 //! route.rs      requests for shards owned elsewhere
 //! serve.rs      what other nodes ask
+//! goals.rs      moves that operators' goals ask for, begun by their targets
 //! member.rs     this node among the others, and whose driving it takes over
 //! leftovers.rs  what crashes left under shards/
 //! keep.rs       the background: flushed marks, and flushing what pins the log
@@ -16,6 +17,7 @@
 //! migration is in migrate/.
 
 mod at_once;
+mod goals;
 mod keep;
 mod leftovers;
 mod local;
@@ -37,6 +39,8 @@ use watershed_migration::messages::EntryVersion;
 use watershed_migration::{NodeId, PlacementRecord};
 use watershed_wal::{InstanceId, Log, ShardId, TermStart};
 
+#[cfg(feature = "net")]
+pub(crate) use goals::plan;
 pub(crate) use local::Local;
 
 use crate::Error;
