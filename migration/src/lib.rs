@@ -38,5 +38,5 @@ pub use placement::{
 pub use transitions::{Claim, PhaseChange, PlacementError};
 pub use words::{
     Attempt, DriverTerm, InvalidNodeId, MigrationId, NodeId, Now, ParseMigrationIdError,
-    ParsePhaseError, Phase, Revision,
+    ParsePhaseError, ParseSessionIdError, Phase, Revision, SessionId,
 };

@@ -4,8 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use watershed_wal::{
     BatchBuilder, BatchReader, ClientStamp, FormatError, Op, append_put, appended_put_len,
-    single_delete, single_put,
-    validate_batch,
+    single_delete, single_put, validate_batch,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> {
