@@ -16,7 +16,7 @@ use super::{Node, from_wire, to_wire};
 use crate::Error;
 use crate::error::Retry;
 use crate::link::LinkError;
-use crate::shard::{Condition, Expected, WriteRequest};
+use crate::shard::{Condition, Expected, SessionUse, WriteRequest};
 use crate::store::{Entry, Store, Version};
 
 /// How long an owner that does not answer is asked again, where the request has no deadline of its own.
@@ -81,9 +81,11 @@ impl Node {
                 .and_then(|deadline| deadline.checked_add(REPLY_PATIENCE));
             let sent = self.send(shard, &owner, epoch, &message);
             let again = match answered(until, sent).await? {
-                Sent::Answer(Response::Written { version }) => return Ok(from_wire(version)),
+                Sent::Answer(
+                    Response::Written { version } | Response::SessionOpened { version, .. },
+                ) => return Ok(from_wire(version)),
                 Sent::Answer(Response::ConditionFailed { index, found }) => {
-                    return Err(condition_failed(request, index, found.map(from_wire)));
+                    return Err(request.condition_failed(index, found.map(from_wire)));
                 }
                 Sent::Answer(Response::Moved { .. }) => "the shard is being moved".to_owned(),
                 Sent::Answer(other) => again_or_error(shard, &owner, other)?,
@@ -244,25 +246,26 @@ fn write_message(shard: ShardId, epoch: Epoch, request: &WriteRequest) -> Reques
             .as_millis())
         .max(1)
     });
+    let deadline_ms = u64::try_from(left).unwrap_or(u64::MAX);
+    let session = match request.session {
+        None => None,
+        Some(SessionUse::Write(mark)) => Some(mark),
+        Some(SessionUse::Open(session)) => {
+            return Request::OpenSession {
+                shard,
+                session,
+                deadline_ms,
+            };
+        }
+    };
     Request::Write {
         shard,
         epoch,
         body: request.body.clone(),
         durability: request.durability,
         conditions: request.conditions.iter().map(condition).collect(),
-        deadline_ms: u64::try_from(left).unwrap_or(u64::MAX),
-    }
-}
-
-fn condition_failed(request: &WriteRequest, index: u32, found: Option<Version>) -> Error {
-    let at = usize::try_from(index)
-        .ok()
-        .and_then(|at| request.conditions.get(at));
-    Error::ConditionFailed {
-        key: at
-            .map(|condition| condition.key.clone())
-            .unwrap_or_default(),
-        found,
+        deadline_ms,
+        session,
     }
 }
 
@@ -279,14 +282,17 @@ fn again_or_error(shard: ShardId, node: &NodeId, response: Response) -> Result<S
         | RefusedKind::Busy
         | RefusedKind::NotOwner
         | RefusedKind::StaleEpoch => Ok(refused.message),
-        RefusedKind::Unknown => Err(Error::OutcomeUnknown {
+        RefusedKind::OutcomeUnknown | RefusedKind::Unknown => Err(Error::OutcomeUnknown {
             shard,
             reason: refused.message,
         }),
-        _ => Err(Error::Remote {
+        kind => Err(Error::Remote {
             node: node.clone(),
             message: refused.message,
-            retry: Retry::Never,
+            retry: match kind {
+                RefusedKind::NoRoom | RefusedKind::SessionFull => Retry::Now,
+                _ => Retry::Never,
+            },
         }),
     }
 }
