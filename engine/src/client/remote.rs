@@ -17,8 +17,7 @@ use super::map::Map;
 use crate::Error;
 use crate::engine::apart;
 use crate::forward::{
-    self, Patience, REPLY_PATIENCE, Sent, again_or_error, answered, condition_failed,
-    out_of_patience, write_message,
+    self, Patience, REPLY_PATIENCE, Sent, again_or_error, answered, out_of_patience, write_message,
 };
 use crate::net::client_proto::MapRequest;
 use crate::net::{CLIENT_CALL, CLIENT_MAP, NetLink, Security};
@@ -249,7 +248,7 @@ impl Remote {
                 }
                 Sent::Answer(Response::ConditionFailed { index, found }) => {
                     let found = found.map(crate::node::from_wire);
-                    return Err(condition_failed(request, index, found));
+                    return Err(request.condition_failed(index, found));
                 }
                 Sent::Answer(other) => turn(shard, &owner, other)?,
                 Sent::Again(reason) => (Turn::Ask, reason),
