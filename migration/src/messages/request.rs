@@ -221,6 +221,11 @@ pub enum Request {
         /// The most entries.
         limit: u32,
     },
+    /// To any node: what do you have of this shard, and what room? Changes nothing. -> `Surveyed`
+    Survey {
+        /// The shard.
+        shard: ShardId,
+    },
     /// To the owner: write this. -> `Written`, `ConditionFailed` or `Moved`
     Write {
         /// The shard.
@@ -302,7 +307,7 @@ impl Request {
             | Self::BecomeOwner { env, .. }
             | Self::DiscardTarget { env }
             | Self::ComparePage { env, .. } => Some(env),
-            Self::Write { .. } | Self::Get { .. } | Self::Scan { .. } => None,
+            Self::Survey { .. } | Self::Write { .. } | Self::Get { .. } | Self::Scan { .. } => None,
         }
     }
 
@@ -310,9 +315,10 @@ impl Request {
     #[must_use]
     pub const fn shard(&self) -> ShardId {
         match self {
-            Self::Write { shard, .. } | Self::Get { shard, .. } | Self::Scan { shard, .. } => {
-                *shard
-            }
+            Self::Survey { shard }
+            | Self::Write { shard, .. }
+            | Self::Get { shard, .. }
+            | Self::Scan { shard, .. } => *shard,
             _ => match self.envelope() {
                 Some(env) => env.shard,
                 None => panic!("a request without an envelope is one of data"),
@@ -346,6 +352,7 @@ impl Request {
             Self::BecomeOwner { .. } => "BecomeOwner",
             Self::DiscardTarget { .. } => "DiscardTarget",
             Self::ComparePage { .. } => "ComparePage",
+            Self::Survey { .. } => "Survey",
             Self::Write { .. } => "Write",
             Self::Get { .. } => "Get",
             Self::Scan { .. } => "Scan",

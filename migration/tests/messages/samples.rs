@@ -367,6 +367,7 @@ fn data() -> Vec<Request> {
         },
         scan(ScanBound::Open, ScanBound::Included(bytes("to")), true),
         scan(ScanBound::Excluded(bytes("")), ScanBound::Open, false),
+        Request::Survey { shard: ShardId(3) },
     ]
 }
 
@@ -549,6 +550,11 @@ fn of_data() -> Vec<Response> {
         Response::Moved {
             owner: node("node-t"),
             epoch: Epoch(92),
+        },
+        Response::Surveyed {
+            version: "1.2.3".into(),
+            free_bytes: 93 << 30,
+            owned_bytes: Some(94 << 20),
         },
         Response::NotActivated {
             record: Box::new(steered()),
