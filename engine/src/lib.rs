@@ -48,7 +48,7 @@ pub use cluster::LocalCluster;
 pub use engine::{Engine, Shard};
 pub use error::{Error, Retry};
 pub use link::{BoxFuture, FaultyLink, Link, LinkError, LocalLink, Service};
-pub use migrate::{Migrate, Migration};
+pub use migrate::{Migrate, Migration, MigrationPlan};
 pub use options::{DEFAULT_SHARDS, EngineOptions};
 pub use placement::{ClusterInfo, FilePlacement, Member, NodeInfo, Placement, PlacementError};
 pub use readonly::ReadOnly;

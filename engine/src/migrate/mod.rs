@@ -6,7 +6,7 @@
 //! ```text
 //! driver.rs     one task for each migration that this node drives      handle.rs   what a user holds of it
 //! source/       one actor for each copy that is or was an owner        target/     one for each copy being made
-//! sender.rs     live forwarding                                        pull.rs     copying the checkpoint
+//! sender.rs     live forwarding                                        pull.rs     copying the checkpoint (part.rs, throttle.rs, room.rs)
 //! ```
 //!
 //! On the disk: `checkpoints/` (served by a source), `incoming/` (being made by a target), `certificates/`, and notes
@@ -24,13 +24,16 @@ mod handle;
 mod last_move;
 mod part;
 mod peer;
+mod plan;
 mod pull;
 mod refusal;
 mod resume;
+mod room;
 mod sender;
 mod source;
 mod target;
 mod tasks;
+mod throttle;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -44,6 +47,8 @@ use watershed_wal::{InstanceId, ShardId};
 pub use builder::Migrate;
 pub use handle::Migration;
 pub(crate) use last_move::take_over;
+pub use plan::MigrationPlan;
+pub(crate) use plan::answer as answer_survey;
 pub(crate) use resume::resume;
 pub(crate) use source::before_serving;
 pub(crate) use target::files::expected_receivers;
@@ -57,6 +62,8 @@ use source::Source;
 use target::Target;
 use tasks::Tasks;
 
+/// A call without an answer for so long is given up; its request may be asked again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ended migrations whose handles are still listed.
 const ENDED_KEPT: usize = 64;
 

@@ -89,6 +89,7 @@ impl Node {
             }
             Request::Get { shard, keys } => self.serve_get(shard, keys).await,
             Request::Scan { shard, scan } => self.serve_scan(shard, scan).await,
+            Request::Survey { shard } => migrate::answer_survey(self, shard).await,
             other => migrate::serve(self, other).await,
         }
     }

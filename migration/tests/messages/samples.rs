@@ -385,6 +385,7 @@ fn data() -> Vec<Request> {
             session,
             deadline_ms: 96_000,
         },
+        Request::Survey { shard: ShardId(3) },
     ]
 }
 
@@ -568,6 +569,11 @@ fn of_data() -> Vec<Response> {
         Response::Moved {
             owner: node("node-t"),
             epoch: Epoch(92),
+        },
+        Response::Surveyed {
+            version: "1.2.3".into(),
+            free_bytes: 93 << 30,
+            owned_bytes: Some(94 << 20),
         },
         Response::NotActivated {
             record: Box::new(steered()),

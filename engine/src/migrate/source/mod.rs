@@ -160,6 +160,7 @@ impl Actor {
                 self.seen = self.seen.max(Some(record.revision));
                 self.node.saw(&record);
                 self.end_forwarding_of_ended(&record);
+                self.work.note_config(&record);
                 self.handle(SourceEvent::PlacementRead(record));
             }
             Input::Event(Happened::Event(event)) => self.handle(event),
