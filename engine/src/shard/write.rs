@@ -120,6 +120,7 @@ impl Hosted {
         inline: Inline,
     ) -> Result<Written, Error> {
         let room = self.take_room(request).await?;
+        let mut parked = None;
         loop {
             if request.deadline.is_some_and(|end| end <= Instant::now()) {
                 return Err(Error::DeadlineNotApplied { shard: self.shard });
@@ -133,23 +134,27 @@ impl Hosted {
             }
             match attempt {
                 Attempt::Assigned(submitted, taken) => {
+                    drop(parked);
                     keep_room(room, taken.units);
                     let version = self.finish(submitted, request).await?;
                     return request.told(version, taken.outcome);
                 }
                 Attempt::Appended(version, turn, taken) => {
+                    drop(parked);
                     keep_room(room, taken.units);
                     let version = self.finish_appended(version, turn, request).await?;
                     return request.told(version, taken.outcome);
                 }
                 Attempt::Known(version, outcome) => {
+                    drop(parked);
                     return self.answer_again(request, version, outcome).await;
                 }
                 Attempt::Refused(Serving::Elsewhere { owner, epoch }) => {
                     return Ok(Written::Elsewhere { owner, epoch });
                 }
                 Attempt::Refused(_) => {
-                    let _parked = self.park();
+                    // It waits as one request, however often it asks.
+                    parked.get_or_insert_with(|| self.park());
                     if let Some(mut changes) = changes {
                         self.before_deadline(request.deadline, changes.changed())
                             .await?
