@@ -61,7 +61,7 @@ pub use watershed_migration as migration;
 pub use watershed_migration::NodeId;
 pub use watershed_wal::repair as log_repair;
 pub use watershed_wal::{
-    Durability, Epoch, InstanceId, LogStatus, Seq, ShardId, Term, TimeBucket, Times,
+    Durability, Epoch, HoldInfo, InstanceId, LogStatus, Seq, ShardId, Term, TimeBucket, Times,
 };
 
 #[cfg(doctest)]

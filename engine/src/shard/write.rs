@@ -132,21 +132,21 @@ impl Hosted {
                 changes = Some(self.changes());
                 attempt = self.attempt(request, inline)?;
             }
+            if !matches!(attempt, Attempt::Refused(_)) {
+                parked = None;
+            }
             match attempt {
                 Attempt::Assigned(submitted, taken) => {
-                    drop(parked);
                     keep_room(room, taken.units);
                     let version = self.finish(submitted, request).await?;
                     return request.told(version, taken.outcome);
                 }
                 Attempt::Appended(version, turn, taken) => {
-                    drop(parked);
                     keep_room(room, taken.units);
                     let version = self.finish_appended(version, turn, request).await?;
                     return request.told(version, taken.outcome);
                 }
                 Attempt::Known(version, outcome) => {
-                    drop(parked);
                     return self.answer_again(request, version, outcome).await;
                 }
                 Attempt::Refused(Serving::Elsewhere { owner, epoch }) => {
