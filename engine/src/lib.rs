@@ -48,7 +48,7 @@ pub use cluster::LocalCluster;
 pub use engine::{Engine, Shard};
 pub use error::{Error, Retry};
 pub use link::{BoxFuture, FaultyLink, Link, LinkError, LocalLink, Service};
-pub use migrate::{Migrate, Migration, MigrationPlan};
+pub use migrate::{Migrate, Migration, MigrationCounts, MigrationPlan};
 pub use options::{DEFAULT_SHARDS, EngineOptions};
 pub use placement::{ClusterInfo, FilePlacement, Member, NodeInfo, Placement, PlacementError};
 pub use readonly::ReadOnly;
@@ -60,7 +60,9 @@ pub use store::{Entry, ParseVersionError, ScanOptions, StoreError, Version};
 pub use watershed_migration as migration;
 pub use watershed_migration::NodeId;
 pub use watershed_wal::repair as log_repair;
-pub use watershed_wal::{Durability, Epoch, InstanceId, LogStatus, Seq, ShardId, Term};
+pub use watershed_wal::{
+    Durability, Epoch, HoldInfo, InstanceId, LogStatus, Seq, ShardId, Term, TimeBucket, Times,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::bench::{BenchArgs, OpenArgs};
+use super::node::NodeArgs;
 use super::place::PlaceArgs;
 use super::shards::{DrainArgs, RebalanceArgs, ShardCommand};
 use crate::Durability;
@@ -55,6 +56,8 @@ pub(super) enum Command {
     Rebalance(RebalanceArgs),
     /// Have a node give its shards away.
     Drain(DrainArgs),
+    /// Run a node: an engine, its server for other nodes, and a port for /metrics and /healthz.
+    Node(NodeArgs),
     /// Look into a write-ahead log, also while an engine is running on it; repair one.
     #[command(subcommand)]
     Wal(WalCommand),

@@ -31,11 +31,13 @@ pub struct Migrate {
 
 impl Migrate {
     pub(crate) fn new(node: Result<Node, Error>, shard: ShardId) -> Self {
+        let defaults = node.as_ref().ok().map(|node| node.migrations.defaults());
+        let config = defaults.cloned().unwrap_or_default();
         Self {
             node,
             shard,
             target: None,
-            config: MigrationConfig::default(),
+            config,
             observer: None,
             started_by: None,
         }
@@ -47,7 +49,7 @@ impl Migrate {
         self
     }
 
-    /// How it is to be done.
+    /// How it is to be done. Default: [`EngineOptions::migration_defaults`](crate::EngineOptions::migration_defaults).
     pub fn config(mut self, config: MigrationConfig) -> Self {
         self.config = config;
         self

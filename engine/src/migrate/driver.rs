@@ -85,6 +85,7 @@ impl Driver {
             inbox,
             events,
             beside: JoinSet::new(),
+            counted: shared.progress(),
             timers: HashMap::new(),
             last_timer: 0,
             turn: None,
@@ -119,6 +120,8 @@ struct Run {
     inbox: mpsc::UnboundedSender<Input>,
     events: mpsc::UnboundedReceiver<Input>,
     beside: JoinSet<()>,
+    /// What the node's counters have of it.
+    counted: Progress,
     timers: HashMap<Timer, u64>,
     last_timer: u64,
     /// Waits for the turn of a paused migration that is to be resumed.
@@ -143,6 +146,8 @@ impl Run {
             Ok(machine) => machine,
             Err(error) => return self.shared.end(Ended::Failed(error.into())),
         };
+        // What was shipped before a restart was counted then.
+        self.counted = machine.progress().clone();
         machine.start(self.clock.now());
         let mut changes = self.node.placement.watch();
         loop {
@@ -153,6 +158,7 @@ impl Run {
                         drop(permit.take());
                         return self.until_over(&machine, changes).await;
                     }
+                    self.node.migrations.counts().ended(&outcome);
                     return self.finish(&machine, outcome);
                 }
                 self.act(action).await;
@@ -284,8 +290,11 @@ impl Run {
         }
     }
 
-    async fn tell(&self, progress: Progress) {
+    async fn tell(&mut self, progress: Progress) {
         let before = self.shared.set_progress(progress.clone());
+        let counts = self.node.migrations.counts();
+        counts.shipped(&self.counted, &progress);
+        self.counted.clone_from(&progress);
         if before.phase != progress.phase {
             tracing::info!(migration = %progress.migration, shard = %progress.shard, phase = %progress.phase, attempt = %progress.attempt, "migration");
         }
@@ -378,7 +387,7 @@ impl Run {
         }
     }
 
-    async fn over(&self, machine: &Machine) {
+    async fn over(&mut self, machine: &Machine) {
         let mut progress = machine.progress().clone();
         progress.phase = Phase::Done;
         self.tell(progress).await;

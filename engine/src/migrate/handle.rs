@@ -185,6 +185,12 @@ impl Migration {
         u64::try_from(idle).unwrap_or(u64::MAX)
     }
 
+    /// Whether it has ended, one way or another, as far as this node drove it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.standing.borrow().ended.is_some()
+    }
+
     /// Blocks until there is progress this handle has not shown; `None` once the migration has ended.
     pub fn next_progress(&mut self) -> Option<Progress> {
         pollster::block_on(self.next_progress_async())

@@ -18,6 +18,7 @@ mod calls;
 mod certificates;
 mod checkpoint;
 mod compare;
+mod counts;
 mod driver;
 mod durable;
 mod handle;
@@ -40,11 +41,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use watershed_migration::MigrationId;
 use watershed_migration::messages::{RefusedKind, Request, Response};
+use watershed_migration::{MigrationConfig, MigrationId};
 use watershed_wal::{InstanceId, ShardId};
 
 pub use builder::Migrate;
+pub use counts::MigrationCounts;
+pub(crate) use counts::MoveCounts;
 pub use handle::Migration;
 pub(crate) use last_move::take_over;
 pub use plan::MigrationPlan;
@@ -71,7 +74,9 @@ const ENDED_KEPT: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Migrations {
     at_once: Arc<Semaphore>,
+    defaults: MigrationConfig,
     tasks: Tasks,
+    counts: MoveCounts,
     state: Mutex<State>,
 }
 
@@ -84,13 +89,24 @@ struct State {
 }
 
 impl Migrations {
-    /// Drives so many migrations at once; more wait.
-    pub(crate) fn new(at_once: usize) -> Self {
+    /// Drives so many migrations at once; more wait. `defaults`: how they are done, unless they are told otherwise.
+    pub(crate) fn new(at_once: usize, defaults: MigrationConfig) -> Self {
         Self {
             at_once: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            defaults,
             tasks: Tasks::new(),
+            counts: MoveCounts::default(),
             state: Mutex::default(),
         }
+    }
+
+    pub(crate) fn defaults(&self) -> &MigrationConfig {
+        &self.defaults
+    }
+
+    /// What was counted of them since the engine was opened.
+    pub(crate) fn counts(&self) -> &MoveCounts {
+        &self.counts
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {

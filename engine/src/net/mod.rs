@@ -90,6 +90,7 @@ pub(crate) use clients::{CALL as CLIENT_CALL, MAP as CLIENT_MAP, proto as client
 pub use identity::{Identity, IdentityError, Role};
 pub use link::NetLink;
 pub use placement::RemotePlacement;
+pub use refusals::RefusalClass;
 pub use server::{NetServer, NetServices};
 pub use tls::{TlsError, TlsFiles};
 

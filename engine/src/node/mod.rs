@@ -79,7 +79,7 @@ pub(crate) struct NodeInner {
     pub(crate) placement: Arc<dyn Placement>,
     witness: Arc<Witness>,
     /// The placement, where it is the engine's own and so closes with it.
-    own_placement: Option<Arc<FilePlacement>>,
+    pub(crate) own_placement: Option<Arc<FilePlacement>>,
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) migrations: Migrations,
@@ -93,6 +93,8 @@ pub(crate) struct NodeInner {
     closed: AtomicBool,
     /// Requests of this process under way.
     pub(crate) requests: AtomicU64,
+    /// Requests of other nodes that were refused since they came with an epoch of before.
+    pub(crate) stale_epochs: AtomicU64,
     /// The runtime's timers may be used; see [`crate::request::Entered`].
     pub(crate) alive: RwLock<bool>,
 }
