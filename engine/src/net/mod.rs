@@ -82,6 +82,8 @@ use std::time::Duration;
 
 pub use identity::{Identity, IdentityError, Role};
 pub use link::NetLink;
+#[cfg(feature = "etcd")]
+pub(crate) use link::join_causes;
 pub use placement::RemotePlacement;
 pub use server::{NetServer, NetServices};
 pub use tls::{TlsError, TlsFiles};
