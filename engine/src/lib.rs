@@ -5,15 +5,21 @@
 //! between them. What each part promises is in ARCHITECTURE.md.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "net")]
+mod admin;
+mod backend;
 mod batch;
 mod brief;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "net")]
+mod client;
 mod cluster;
 mod datadir;
 mod engine;
 mod error;
+mod forward;
 mod link;
 mod migrate;
 #[cfg(feature = "net")]
@@ -31,7 +37,13 @@ mod status;
 mod store;
 mod sync;
 
+#[cfg(feature = "net")]
+pub use admin::{
+    Admin, AdminError, ClusterStatus, CopyView, MoveStatus, NodeStatus, Outcome, ShardMap, Wish,
+};
 pub use batch::{Batch, MAX_BATCH_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+#[cfg(feature = "net")]
+pub use client::Client;
 pub use cluster::LocalCluster;
 pub use engine::{Engine, Shard};
 pub use error::{Error, Retry};

@@ -100,6 +100,11 @@ watershed_wal::hex_id! {
     pub MigrationId, ParseMigrationIdError, "a migration id"
 }
 
+watershed_wal::hex_id! {
+    /// The random id of a client's session in one shard, never used twice. Text shows 32 hexadecimal digits.
+    pub SessionId, ParseSessionIdError, "a session id"
+}
+
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*

@@ -27,7 +27,8 @@ mod sync;
 mod words;
 
 pub use batch::{
-    BatchBuilder, BatchReader, ClientStamp, Op, single_delete, single_put, validate_batch,
+    BatchBuilder, BatchReader, ClientStamp, Op, append_put, appended_put_len, single_delete,
+    single_put, validate_batch,
 };
 pub use codec::FormatError;
 pub use completion::{BlockedThread, Completer, Completion};

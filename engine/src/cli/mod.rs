@@ -16,8 +16,10 @@ mod failure;
 mod latency;
 mod load;
 mod output;
+mod place;
 mod progress;
 mod random;
+mod shards;
 mod status;
 mod wal;
 
@@ -54,6 +56,9 @@ fn run(command: Command, output: &Output) -> Result<Answer, Failure> {
         Command::Delete(options) => data::delete(&options),
         Command::Scan(options) => data::scan(&options, output),
         Command::Status(options) => status::run(&options),
+        Command::Shard(command) => shards::run(&command, output),
+        Command::Rebalance(options) => shards::rebalance(&options, output),
+        Command::Drain(options) => shards::drain(&options, output),
         Command::Certificate(CertificateCommand::Verify { file }) => certificate::verify(&file),
         Command::Certs(CertsCommand::Init(options)) => certs::init(&options),
         Command::Certs(CertsCommand::Issue(options)) => certs::issue(&options),

@@ -24,6 +24,7 @@ pub struct Migrate {
     target: Option<String>,
     config: MigrationConfig,
     observer: Option<Observer>,
+    started_by: Option<String>,
 }
 
 impl Migrate {
@@ -34,6 +35,7 @@ impl Migrate {
             target: None,
             config: MigrationConfig::default(),
             observer: None,
+            started_by: None,
         }
     }
 
@@ -56,6 +58,12 @@ impl Migrate {
         self
     }
 
+    /// Who asked for it, as the placement and the certificate are to say. Default: the node that drives it.
+    pub fn started_by(mut self, who: impl Into<String>) -> Self {
+        self.started_by = Some(who.into());
+        self
+    }
+
     /// Starts it. It waits for its turn when as many as may run do. Where the old copy of the shard's last move is
     /// still kept, that move's grace time ends now: the copies are compared and the old one is deleted first.
     ///
@@ -63,6 +71,14 @@ impl Migrate {
     /// [`Error::Refused`] by the safety gate, [`Error::Options`] without a target or with the owner as target,
     /// [`Error::NoShard`], [`Error::ShardBusy`] while the shard is moved. Nothing was changed then.
     pub fn start(self) -> Result<Migration, Error> {
+        pollster::block_on(self.start_async())
+    }
+
+    /// As [`Migrate::start`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Migrate::start`].
+    pub async fn start_async(self) -> Result<Migration, Error> {
         let warning = migration_warning_if_ae_disabled(&self.config);
         let config = MigrationCoordinator::new(self.config).validate_safety()?;
         let Some(target) = self.target else {
@@ -77,8 +93,8 @@ impl Migrate {
                 })?;
         let node = self.node?;
         let shard = self.shard;
-        let record =
-            pollster::block_on(node.placement.read(shard))?.ok_or(Error::NoShard { shard })?;
+        let record = node.placement.read(shard).await?;
+        let record = record.ok_or(Error::NoShard { shard })?;
         if record.active_migration().is_some() && last_move::in_cleanup(&record).is_none() {
             return Err(Error::ShardBusy { shard });
         }
@@ -93,13 +109,14 @@ impl Migrate {
         let first = Progress {
             source: record.owner,
             target: target.clone(),
-            ..waiting(id, shard, &node.id)
+            ..waiting(id, shard, &node.id, config.config())
         };
         let job = Job::Begin(Box::new(Begin {
             id,
             shard,
             target,
             config,
+            started_by: self.started_by.unwrap_or_else(|| node.id.to_string()),
         }));
         let (node, observer) = (&node, self.observer);
         let started = node
@@ -110,7 +127,12 @@ impl Migrate {
 }
 
 /// The progress of a migration whose turn has not come.
-pub(super) fn waiting(id: MigrationId, shard: ShardId, node: &NodeId) -> Progress {
+pub(super) fn waiting(
+    id: MigrationId,
+    shard: ShardId,
+    node: &NodeId,
+    config: &MigrationConfig,
+) -> Progress {
     Progress {
         migration: id,
         shard,
@@ -126,6 +148,10 @@ pub(super) fn waiting(id: MigrationId, shard: ShardId, node: &NodeId) -> Progres
         pause_us: None,
         re_opens: 0,
         phase_ms: std::collections::BTreeMap::new(),
+        paused: false,
+        cutover: false,
+        rate_bytes_per_s: config.rate_bytes_per_s,
+        pause_max_ms: config.pause_max_ms,
         trouble: None,
     }
 }

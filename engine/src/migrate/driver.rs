@@ -54,6 +54,7 @@ pub(super) struct Begin {
     pub(super) shard: ShardId,
     pub(super) target: NodeId,
     pub(super) config: SafeConfig,
+    pub(super) started_by: String,
 }
 
 pub(super) enum Input {
@@ -186,6 +187,7 @@ impl Run {
                     shard,
                     target,
                     config,
+                    started_by,
                 } = *begin;
                 let record = self
                     .node
@@ -193,7 +195,6 @@ impl Run {
                     .read(shard)
                     .await?
                     .ok_or(Error::NoShard { shard })?;
-                let started_by = self.node.id.to_string();
                 let migration = MigrationRecord::new(
                     id,
                     &record,

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use watershed_migration::machine::{Operator, Progress};
@@ -13,6 +14,7 @@ use watershed_wal::ShardId;
 use super::driver::{Input, wish};
 use crate::Error;
 use crate::link::BoxFuture;
+use crate::sync::lock;
 
 /// Called by the driver with each progress, at a change of phase before anything of the new phase happens.
 pub(super) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
@@ -45,6 +47,8 @@ pub(super) struct Shared {
     id: MigrationId,
     shard: ShardId,
     progress: watch::Sender<Progress>,
+    /// When the progress last was another one.
+    moved: Mutex<Instant>,
     standing: watch::Sender<Standing>,
     inbox: mpsc::UnboundedSender<Input>,
 }
@@ -59,6 +63,7 @@ impl Shared {
             id: first.migration,
             shard: first.shard,
             progress: watch::Sender::new(first),
+            moved: Mutex::new(Instant::now()),
             standing: watch::Sender::new(Standing {
                 certificate,
                 ended: None,
@@ -81,7 +86,15 @@ impl Shared {
 
     /// Gives the progress before.
     pub(super) fn set_progress(&self, progress: Progress) -> Progress {
-        self.progress.send_replace(progress)
+        let before = self.progress.send_replace(progress.clone());
+        let same = Progress {
+            phase_ms: before.phase_ms.clone(),
+            ..progress
+        };
+        if same != before {
+            *lock(&self.moved) = Instant::now();
+        }
+        before
     }
 
     pub(super) fn set_certificate(&self, certificate: Certificate) {
@@ -142,6 +155,31 @@ impl Migration {
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.shared.progress()
+    }
+
+    /// Whether it has moved the shard; `None` while it has not, and has not ended.
+    pub(crate) fn outcome(&self) -> Option<bool> {
+        let standing = self.shared.standing.borrow();
+        let moved = standing.certificate.is_some();
+        (moved || standing.ended.is_some()).then_some(moved)
+    }
+
+    /// Why it has ended without moving the shard, if it has.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let standing = self.shared.standing.borrow();
+        match (&standing.certificate, &standing.ended) {
+            (None, Some(ended @ (Ended::Failed(_) | Ended::Closed))) => {
+                Some(ended.error(self.shared.shard))
+            }
+            _ => None,
+        }
+    }
+
+    /// For how many milliseconds it has shown no progress.
+    #[must_use]
+    pub fn idle_ms(&self) -> u64 {
+        let idle = lock(&self.shared.moved).elapsed().as_millis();
+        u64::try_from(idle).unwrap_or(u64::MAX)
     }
 
     /// Blocks until there is progress this handle has not shown; `None` once the migration has ended.

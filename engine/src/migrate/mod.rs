@@ -43,6 +43,7 @@ use watershed_wal::{InstanceId, ShardId};
 
 pub use builder::Migrate;
 pub use handle::Migration;
+pub(crate) use last_move::take_over;
 pub(crate) use resume::resume;
 pub(crate) use source::before_serving;
 pub(crate) use target::files::expected_receivers;
@@ -145,7 +146,7 @@ impl Migrations {
     }
 
     /// The handle of a migration that this node drives, or has driven lately.
-    fn driving(&self, id: MigrationId) -> Option<Migration> {
+    pub(crate) fn driving(&self, id: MigrationId) -> Option<Migration> {
         let state = lock(&self.state);
         let mut handles = state.drivers.iter().map(Driver::handle);
         handles.find(|handle| handle.id() == id)

@@ -16,22 +16,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::body::Body;
-use tonic::server::{Grpc, NamedService};
+use tonic::Status;
 use tonic::transport::server::Connected;
-use tonic::{Request, Response, Status};
 use watershed_migration::NodeId;
-use watershed_migration::messages::MAX_MESSAGE_BYTES;
 
-use super::codec::{CALL, Encoded, GREET, SERVICE};
+use super::admins::Admins;
+use super::clients::Clients;
+use super::codec::{CALL, GREET, SERVICE};
 use super::identity::{Identity, Role};
+use super::raw::{Answered, Handler, Raw, no_such_method};
 use super::refusals::Refusals;
 use super::tls::{Tls, failed_handshake};
 use super::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW, FRAME_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT,
     NetError, STREAM_WINDOW, Security, placement,
 };
+use crate::engine::Engine;
 use crate::link::{BoxFuture, Service};
+use crate::node::Node;
 use crate::placement::Placement;
 
 /// The most connections at once; more wait to be accepted.
@@ -59,6 +61,8 @@ pub struct NetServer {
 pub struct NetServices {
     nodes: Arc<dyn Service>,
     placement: Option<Arc<dyn Placement>>,
+    /// Whose data clients may ask for.
+    node: Option<Node>,
 }
 
 impl NetServices {
@@ -68,7 +72,19 @@ impl NetServices {
         Self {
             nodes,
             placement: None,
+            node: None,
         }
+    }
+
+    /// Everything that an engine answers: what nodes ask each other, and what clients and operators ask. It does not keep the engine
+    /// open.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed).
+    pub fn of(engine: &Engine) -> Result<Self, crate::Error> {
+        let mut services = Self::new(engine.service()?);
+        services.node = Some(engine.node()?);
+        Ok(services)
     }
 
     /// Serves a placement of this process too, to the [`RemotePlacement`](super::RemotePlacement)s of other nodes.
@@ -155,6 +171,18 @@ async fn serve(
 ) {
     let placement = services.placement;
     let placement = placement.map(|placement| placement::Served::new(placement, callers.clone()));
+    let admins = services.node.clone().map(|node| {
+        Raw(Admins {
+            node,
+            callers: callers.clone(),
+        })
+    });
+    let clients = services.node.map(|node| {
+        Raw(Clients {
+            node,
+            callers: callers.clone(),
+        })
+    });
     let nodes = Nodes {
         service: services.nodes,
         callers,
@@ -176,9 +204,11 @@ async fn serve(
         .http2_max_header_list_size(HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(nodes)
+        .add_service(Raw(nodes))
         .add_service(health_service)
         .add_optional_service(placement)
+        .add_optional_service(clients)
+        .add_optional_service(admins)
         .serve_with_incoming_shutdown(incoming, stop)
         .await;
     if let Err(error) = served {
@@ -290,10 +320,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// Who calls.
 #[derive(Debug, Clone)]
-struct Caller {
+pub(super) struct Caller {
     address: SocketAddr,
     /// `None` without certificates: then everybody is believed.
-    identity: Option<Identity>,
+    pub(super) identity: Option<Identity>,
 }
 
 /// A connection that was let in.
@@ -371,9 +401,14 @@ impl Callers {
         let Some(caller) = call.get::<Caller>() else {
             return Err(Status::internal("the caller is not known"));
         };
+        self.only(caller, &[Role::Node], "only nodes")
+    }
+
+    /// Lets these roles through, which are `said` so.
+    pub(super) fn only(&self, caller: &Caller, roles: &[Role], said: &str) -> Result<(), Status> {
         match &caller.identity {
-            Some(identity) if identity.role != Role::Node => {
-                let reason = format!("{identity} asks for what only nodes may");
+            Some(identity) if !roles.contains(&identity.role) => {
+                let reason = format!("{identity} asks for what {said} may");
                 self.0.note(caller.address.ip(), &reason);
                 Err(Status::permission_denied(reason))
             }
@@ -403,62 +438,23 @@ struct Nodes {
     callers: Callers,
 }
 
-impl NamedService for Nodes {
+impl Handler for Nodes {
     const NAME: &'static str = SERVICE;
-}
 
-impl tower_service::Service<http::Request<Body>> for Nodes {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = match request.uri().path() {
-            CALL => Answer::Served(self.clone()),
-            GREET => Answer::Greeted(self.callers.clone()),
-            _ => Answer::Unknown,
-        };
-        let mut grpc = Grpc::new(Encoded)
-            .apply_max_message_size_config(Some(MAX_MESSAGE_BYTES), Some(MAX_MESSAGE_BYTES));
-        Box::pin(async move { Ok(grpc.unary(answer, request).await) })
-    }
-}
-
-/// What answers one call.
-enum Answer {
-    Served(Nodes),
-    Greeted(Callers),
-    Unknown,
-}
-
-impl tower_service::Service<Request<Bytes>> for Answer {
-    type Response = Response<Bytes>;
-    type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Bytes>, Status>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let call = request.extensions();
-        let answer = match self {
-            Self::Served(nodes) => nodes
-                .callers
-                .only_nodes(call)
-                .map(|()| nodes.service.serve(request.into_inner())),
-            Self::Greeted(callers) => callers.only_nodes(call).map(|()| {
-                let nothing: BoxFuture<'static, Bytes> = Box::pin(async { Bytes::new() });
-                nothing
-            }),
-            Self::Unknown => Err(Status::unimplemented(
-                "this node does not know the method; upgrade the older of both nodes",
-            )),
-        };
-        Box::pin(async move { Ok(Response::new(answer?.await)) })
+    fn answer(
+        &self,
+        method: &str,
+        caller: &Caller,
+        request: Bytes,
+    ) -> Result<BoxFuture<'static, Answered>, Status> {
+        self.callers.only(caller, &[Role::Node], "only nodes")?;
+        match method {
+            CALL => {
+                let served = self.service.serve(request);
+                Ok(Box::pin(async move { Ok(served.await) }))
+            }
+            GREET => Ok(Box::pin(async { Ok(Bytes::new()) })),
+            _ => Err(no_such_method()),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::{Epoch, InstanceId, ShardId};
 
@@ -253,7 +254,7 @@ pub(crate) fn a_change_is_told_to_every_node(site: &impl Site) {
 pub(crate) fn members_are_what_they_said_last(site: &impl Site) {
     let (a, b) = (site.placement(), site.placement());
     assert!(wait(a.members()).unwrap().is_empty());
-    let unknown = wait(a.set_draining(node("b"), true));
+    let unknown = wait(a.set_goal(node("b"), Some(Goal::Drain)));
     assert!(
         matches!(&unknown, Err(PlacementError::NoMember { node: named }) if *named == node("b")),
         "{unknown:?}"
@@ -265,12 +266,12 @@ pub(crate) fn members_are_what_they_said_last(site: &impl Site) {
     assert_eq!(names, [node("a"), node("b")]);
     let expected = Member {
         info: at("127.0.0.1:2"),
-        draining: false,
+        goal: None,
         alive: true,
     };
     assert_eq!(member(&*a, "b"), Some(expected.clone()));
 
-    wait(a.set_draining(node("b"), true)).unwrap();
+    wait(a.set_goal(node("b"), Some(Goal::Drain))).unwrap();
     let moved = NodeInfo {
         weight: 3,
         ..at("127.0.0.1:22")
@@ -278,7 +279,7 @@ pub(crate) fn members_are_what_they_said_last(site: &impl Site) {
     wait(b.announce(node("b"), moved.clone(), LONG)).unwrap();
     let expected = Member {
         info: moved.clone(),
-        draining: true,
+        goal: Some(Goal::Drain),
         ..expected
     };
     assert_eq!(
@@ -286,10 +287,10 @@ pub(crate) fn members_are_what_they_said_last(site: &impl Site) {
         Some(expected.clone()),
         "the mark outlives an announcement"
     );
-    wait(a.set_draining(node("b"), false)).unwrap();
-    wait(a.set_draining(node("b"), false)).unwrap();
+    wait(a.set_goal(node("b"), None)).unwrap();
+    wait(a.set_goal(node("b"), None)).unwrap();
     let expected = Member {
-        draining: false,
+        goal: None,
         ..expected
     };
     assert_eq!(member(&*a, "b"), Some(expected));
@@ -297,11 +298,11 @@ pub(crate) fn members_are_what_they_said_last(site: &impl Site) {
     wait(a.remove_member(node("b"))).unwrap();
     assert_eq!(member(&*b, "b"), None);
     wait(a.remove_member(node("b"))).unwrap();
-    let again = wait(a.set_draining(node("b"), true));
+    let again = wait(a.set_goal(node("b"), Some(Goal::Drain)));
     assert!(matches!(again, Err(PlacementError::NoMember { .. })));
     wait(b.announce(node("b"), moved, LONG)).unwrap();
     let back = told_until(&*a, |p| member(p, "b"));
-    assert!(back.alive && !back.draining);
+    assert!(back.alive && back.goal.is_none());
 }
 
 pub(crate) fn a_member_that_stops_is_dead_and_may_come_back(site: &impl Site) {

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
@@ -165,7 +166,7 @@ impl Placement for FilePlacement {
                 let lives = lock(&self.shared.lives);
                 let member = |joined: &Joined| Member {
                     info: joined.info.clone(),
-                    draining: joined.draining,
+                    goal: joined.goal,
                     alive: lives.is_alive(&joined.node),
                 };
                 let members = state.members.iter();
@@ -192,12 +193,12 @@ impl Placement for FilePlacement {
         })
     }
 
-    fn set_draining(
+    fn set_goal(
         &self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> BoxFuture<'_, Result<(), PlacementError>> {
-        self.change(move |writer| writer.set_draining(node, draining))
+        self.change(move |writer| writer.set_goal(node, goal))
     }
 
     fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), PlacementError>> {

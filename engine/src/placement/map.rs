@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {"cluster":{..}} | {"record":{..}} | {"removed":{"shard":..,"revision":..,"epoch":..}}
-//! {"member":{"node":..,"info":{..},"draining":..,"alive_for_ms":..}} | {"left":{"node":..}}      from version 2 on
+//! {"member":{"node":..,"info":{..},"goal":..,"alive_for_ms":..}} | {"left":{"node":..}}      from version 2 on
 //! ```
 //!
 //! A journal of version 1 is written again as version 2 when it is opened, so that what knows no members refuses it by its
@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::{Epoch, ShardId};
 
@@ -65,7 +66,7 @@ impl Removed {
 pub(super) struct Joined {
     pub(super) node: NodeId,
     pub(super) info: NodeInfo,
-    pub(super) draining: bool,
+    pub(super) goal: Option<Goal>,
     /// For how long it asked last to count as alive, in milliseconds; 0 where it never did.
     pub(super) alive_for_ms: u64,
 }

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use watershed_migration::balance::Goal;
 use watershed_migration::{HighestSeen, NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
@@ -67,8 +68,8 @@ pub struct NodeInfo {
 pub struct Member {
     /// What it said last.
     pub info: NodeInfo,
-    /// An operator has told it to be emptied: it is given no shards.
-    pub draining: bool,
+    /// What an operator wants of it.
+    pub goal: Option<Goal>,
     /// It was heard of within the time that it asked for; else it counts as dead, and others take over what it drove.
     pub alive: bool,
 }
@@ -119,7 +120,7 @@ pub trait Placement: fmt::Debug + Send + Sync + 'static {
     }
 
     /// A node joins, or says that it is still there: it counts as alive for `alive_for` from now, counted where the
-    /// placement is. Zero: it is about to stop. Whether it is being drained stays as it was.
+    /// placement is. Zero: it is about to stop. What is wanted of it stays as it was.
     ///
     /// Renewing changes nothing durable; a changed [`NodeInfo`] is durable when this returns.
     fn announce(
@@ -132,16 +133,16 @@ pub trait Placement: fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Marks a member as to be emptied, or takes the mark back; durable.
+    /// Says what is wanted of a member, or takes that back; durable.
     ///
     /// # Errors
     /// [`PlacementError::NoMember`] where the node has not joined.
-    fn set_draining(
+    fn set_goal(
         &self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> BoxFuture<'_, Result<(), PlacementError>> {
-        let _ = draining;
+        let _ = goal;
         Box::pin(async { Err(PlacementError::NoMember { node }) })
     }
 

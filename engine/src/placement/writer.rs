@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
@@ -210,7 +211,7 @@ impl Writer {
         let known = self.member(&node)?;
         let mut joined = Joined {
             node: node.clone(),
-            draining: known.as_ref().is_some_and(|known| known.draining),
+            goal: known.as_ref().and_then(|known| known.goal),
             alive_for_ms: known.as_ref().map_or(0, |known| known.alive_for_ms),
             info,
         };
@@ -233,15 +234,15 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn set_draining(
+    pub(super) fn set_goal(
         &mut self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> Result<(), PlacementError> {
         match self.member(&node)? {
             None => Err(PlacementError::NoMember { node }),
-            Some(known) if known.draining == draining => Ok(()),
-            Some(known) => self.commit(Entry::Member(Joined { draining, ..known })),
+            Some(known) if known.goal == goal => Ok(()),
+            Some(known) => self.commit(Entry::Member(Joined { goal, ..known })),
         }
     }
 

@@ -4,7 +4,8 @@
 //! way of a write from the gate to the memtable:
 //!
 //! ```text
-//! write.rs       room -> conditions -> gate, Seq (one critical section in the log) -> commit
+//! write.rs       room -> once, conditions -> gate, Seq (one critical section in the log) -> commit
+//! once.rs        a write that may come twice; sessions.rs keeps which were taken
 //! direct.rs      a buffered write that meets nobody: appended and applied by its own thread
 //! apply.rs       records, in Seq order, beside the sync of their frame -> store -> completions, woken together
 //! pool.rs        the threads that apply
@@ -25,8 +26,10 @@ mod apply;
 mod conditions;
 mod direct;
 mod heal;
+mod once;
 mod pool;
 mod serving;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -41,8 +44,10 @@ use watershed_migration::NodeId;
 use watershed_wal::{Completer, Epoch, InstanceId, InstanceLog, Record, Seq, ShardId, Term};
 
 pub(crate) use conditions::{Condition, Expected};
+pub(crate) use once::SessionUse;
 pub(crate) use pool::ApplyPool;
 pub(crate) use serving::Serving;
+pub(crate) use sessions::LIMITS;
 pub(crate) use write::{WriteRequest, Written};
 
 use crate::Error;

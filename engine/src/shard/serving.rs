@@ -13,6 +13,7 @@ use watershed_wal::{Epoch, LogError, Seq, Term};
 use super::{Hosted, Role};
 use crate::Error;
 use crate::store::Shown;
+use crate::sync::lock;
 
 /// Where a request that can't be served here goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +131,8 @@ impl Hosted {
         }
         let term = self.log.next_term(epoch);
         let applied = self.store()?.applied();
+        // Read again with what was received since, should it be there.
+        lock(&self.assign).sessions = None;
         // The role comes first: the start record is the first that is applied as an owner's.
         self.set_role(Role::Owner { term });
         let started = self.log.start_term(term, applied.seq)?;

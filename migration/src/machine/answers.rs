@@ -262,7 +262,7 @@ impl Machine {
         self.progress.lag = lag;
         self.tell();
         let config = self.config.config();
-        let holding = config.hold && !self.cutover;
+        let holding = config.hold && !self.own().is_some_and(|m| m.cutover_asked);
         let fits = !more && lag <= config.catch_up_lag;
         let attempts_max = config.attempts_max;
         self.facts.ranges = ranges;

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use watershed_wal::{Seq, Term};
 
+use crate::words::SessionId;
+
 /// The version of an entry: which write made it. Ordered as the writes were.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -37,6 +39,20 @@ pub enum Expect {
     Absent,
     /// The value that this write made.
     Version(EntryVersion),
+}
+
+/// Which write of a session this is, so that it can be sent again when its reply was lost: it is carried out once, and
+/// whoever owns the shard then gives the first answer.
+///
+/// A session is opened in its shard before ([`Request::OpenSession`](super::Request::OpenSession)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionMark {
+    /// The session.
+    pub session: SessionId,
+    /// The write's number: from 1, each used for one write. Numbers may be left out, and come in any order.
+    pub number: u64,
+    /// The client sends no write of this number or below again: it has their answers, or gave them up.
+    pub low_water: u64,
 }
 
 /// A key with its value and version.

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use watershed_wal::{Durability, Epoch, InstanceId, LogDigest, Seq, SeqRange, ShardId, TermStart};
 
-use super::data::{Condition, ScanRequest};
+use super::data::{Condition, ScanRequest, SessionMark};
 use super::response::FileInfo;
 use super::{WireError, wire};
 use crate::config::MigrationConfig;
 use crate::evidence::{SourceMarks, TargetMarks};
-use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Revision};
+use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Revision, SessionId};
 
 /// On whose behalf a command is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -235,6 +235,18 @@ pub enum Request {
         conditions: Vec<Condition>,
         /// How long the sender waits, in milliseconds; 0 is for ever.
         deadline_ms: u64,
+        /// Which write of which session it is; `None`: it is never sent again once it may have been carried out.
+        session: Option<SessionMark>,
+    },
+    /// To the owner: open a session of this new id. Sent once; who gets no answer opens another, since an id that
+    /// comes back late would bring back a session without what it knew. -> `SessionOpened` or `Moved`
+    OpenSession {
+        /// The shard.
+        shard: ShardId,
+        /// The session's id: random, never used before.
+        session: SessionId,
+        /// How long the sender waits, in milliseconds; 0 is for ever.
+        deadline_ms: u64,
     },
     /// To the owner: the values of these keys. -> `Values` or `Moved`
     Get {
@@ -302,7 +314,10 @@ impl Request {
             | Self::BecomeOwner { env, .. }
             | Self::DiscardTarget { env }
             | Self::ComparePage { env, .. } => Some(env),
-            Self::Write { .. } | Self::Get { .. } | Self::Scan { .. } => None,
+            Self::Write { .. }
+            | Self::OpenSession { .. }
+            | Self::Get { .. }
+            | Self::Scan { .. } => None,
         }
     }
 
@@ -310,9 +325,10 @@ impl Request {
     #[must_use]
     pub const fn shard(&self) -> ShardId {
         match self {
-            Self::Write { shard, .. } | Self::Get { shard, .. } | Self::Scan { shard, .. } => {
-                *shard
-            }
+            Self::Write { shard, .. }
+            | Self::OpenSession { shard, .. }
+            | Self::Get { shard, .. }
+            | Self::Scan { shard, .. } => *shard,
             _ => match self.envelope() {
                 Some(env) => env.shard,
                 None => panic!("a request without an envelope is one of data"),
@@ -347,6 +363,7 @@ impl Request {
             Self::DiscardTarget { .. } => "DiscardTarget",
             Self::ComparePage { .. } => "ComparePage",
             Self::Write { .. } => "Write",
+            Self::OpenSession { .. } => "OpenSession",
             Self::Get { .. } => "Get",
             Self::Scan { .. } => "Scan",
         }

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use watershed_migration::messages::{
     Condition, DataEntry, EntryVersion, Envelope, Expect, FileInfo, Manifest, PageEntry, Refused,
-    RefusedKind, Request, Response, ScanBound, ScanRequest, SourceState, TargetState,
+    RefusedKind, Request, Response, ScanBound, ScanRequest, SessionMark, SourceState, TargetState,
 };
 use watershed_migration::{
     Attempt, Certificate, DriverTerm, Frozen, MigrationConfig, MigrationId, MigrationRecord,
-    NodeId, Party, Phase, PlacementRecord, Proof, Revision, SafetyPolicy, SourceMarks, TargetMarks,
+    NodeId, Party, Phase, PlacementRecord, Proof, Revision, SafetyPolicy, SessionId, SourceMarks,
+    TargetMarks,
 };
 use watershed_wal::{
     Durability, Epoch, InstanceId, LogDigest, Seq, SeqRange, ShardId, Term, TermStart,
@@ -186,6 +187,9 @@ fn records() -> [PlacementRecord; 2] {
             target: target_marks(),
         })),
         certificate: Some(Box::new(certificate())),
+        cutover_asked: false,
+        cleanup_asked: false,
+        paused: false,
     };
     let full = PlacementRecord {
         shard: ShardId(3),
@@ -206,6 +210,21 @@ fn records() -> [PlacementRecord; 2] {
     };
     let bare = PlacementRecord::create(ShardId(0), node("n"), InstanceId(0));
     [full, bare]
+}
+
+/// A record of which operators asked all that they may.
+fn steered() -> PlacementRecord {
+    let mut record = PlacementRecord::create(ShardId(0), node("n"), InstanceId(0));
+    let [full, _] = records();
+    record.migration = full.migration.map(|migration| MigrationRecord {
+        proof: None,
+        certificate: None,
+        cutover_asked: true,
+        cleanup_asked: true,
+        paused: true,
+        ..migration
+    });
+    record
 }
 
 /// Every kind of request.
@@ -312,14 +331,16 @@ fn to_the_target() -> Vec<Request> {
 }
 
 fn data() -> Vec<Request> {
-    let write = |durability, conditions| Request::Write {
+    let write = |durability, conditions, session| Request::Write {
         shard: ShardId(3),
         epoch: Epoch(6),
         body: bytes("a batch"),
         durability,
         conditions,
         deadline_ms: 5_000,
+        session,
     };
+    let session = SessionId(id(0x5e));
     let condition = |key, expect| Condition {
         key: bytes(key),
         expect,
@@ -341,14 +362,29 @@ fn data() -> Vec<Request> {
                 condition("k1", Expect::Absent),
                 condition("k2", Expect::Version(version(8))),
             ],
+            None,
         ),
-        write(Durability::Buffered, vec![]),
+        write(Durability::Buffered, vec![], None),
         Request::Get {
             shard: ShardId(3),
             keys: vec![bytes("k1"), bytes(""), bytes("k3")],
         },
         scan(ScanBound::Open, ScanBound::Included(bytes("to")), true),
         scan(ScanBound::Excluded(bytes("")), ScanBound::Open, false),
+        write(
+            Durability::Sync,
+            vec![],
+            Some(SessionMark {
+                session,
+                number: 95,
+                low_water: 94,
+            }),
+        ),
+        Request::OpenSession {
+            shard: ShardId(3),
+            session,
+            deadline_ms: 96_000,
+        },
     ]
 }
 
@@ -503,6 +539,7 @@ fn of_the_target() -> Vec<Response> {
 }
 
 fn of_data() -> Vec<Response> {
+    let refusal = |kind| Response::refused(kind, "why this write was not taken");
     vec![
         Response::Written {
             version: version(80),
@@ -532,5 +569,16 @@ fn of_data() -> Vec<Response> {
             owner: node("node-t"),
             epoch: Epoch(92),
         },
+        Response::NotActivated {
+            record: Box::new(steered()),
+        },
+        Response::SessionOpened {
+            version: version(97),
+            in_flight_max: 98,
+        },
+        refusal(RefusedKind::OutcomeUnknown),
+        refusal(RefusedKind::UnknownSession),
+        refusal(RefusedKind::Settled),
+        refusal(RefusedKind::SessionFull),
     ]
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tonic::Status;
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
 use super::placement_client::PlacementClient;
 use super::proto::{
     AnnounceRequest, ClusterRequest, CreateClusterRequest, ListRequest, MembersRequest,
-    ReadRequest, Record, RemoveMemberRequest, RemoveRequest, SetDrainingRequest, SwapRequest,
+    ReadRequest, Record, RemoveMemberRequest, RemoveRequest, SetGoalRequest, SwapRequest,
     WatchRequest, swap_response::Outcome,
 };
 use super::{from_wire, members, to_wire};
@@ -285,18 +286,18 @@ impl Placement for RemotePlacement {
         Box::pin(async move { call.await.map(drop) })
     }
 
-    fn set_draining(
+    fn set_goal(
         &self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> BoxFuture<'_, Result<(), PlacementError>> {
-        let request = SetDrainingRequest {
+        let request = SetGoalRequest {
             node: node.to_string(),
-            draining,
+            goal: goal.map(|goal| members::goal_to_wire(goal).into()),
         };
         let call = self
             .host
-            .call(move |mut client| async move { client.set_draining(request).await });
+            .call(move |mut client| async move { client.set_goal(request).await });
         Box::pin(async move {
             match call.await?.into_inner().no_member {
                 false => Ok(()),

@@ -1,6 +1,7 @@
 //! Members of the cluster, as messages: checked on their way in.
 
 use watershed_migration::NodeId;
+use watershed_migration::balance::Goal;
 
 use super::proto;
 use crate::placement::{Member, NodeInfo};
@@ -32,7 +33,7 @@ pub(super) fn to_wire((node, member): (&NodeId, &Member)) -> proto::Member {
     proto::Member {
         node: node.to_string(),
         info: Some(info_to_wire(member.info.clone())),
-        draining: member.draining,
+        goal: member.goal.map(|goal| goal_to_wire(goal).into()),
         alive: member.alive,
     }
 }
@@ -40,8 +41,26 @@ pub(super) fn to_wire((node, member): (&NodeId, &Member)) -> proto::Member {
 pub(super) fn from_wire(member: proto::Member) -> Result<(NodeId, Member), String> {
     let read = Member {
         info: info(member.info)?,
-        draining: member.draining,
+        goal: goal(member.goal)?,
         alive: member.alive,
     };
     Ok((name(&member.node)?, read))
+}
+
+pub(super) const fn goal_to_wire(goal: Goal) -> proto::Goal {
+    match goal {
+        Goal::Fill => proto::Goal::Fill,
+        Goal::Drain => proto::Goal::Drain,
+    }
+}
+
+pub(super) fn goal(goal: Option<i32>) -> Result<Option<Goal>, String> {
+    let read = |number| match proto::Goal::try_from(number) {
+        Ok(proto::Goal::Fill) => Ok(Goal::Fill),
+        Ok(proto::Goal::Drain) => Ok(Goal::Drain),
+        _ => Err(format!(
+            "goal {number} is not known here; upgrade this node"
+        )),
+    };
+    goal.map(read).transpose()
 }

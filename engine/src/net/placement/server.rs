@@ -16,8 +16,8 @@ use super::proto::{
     AnnounceRequest, AnnounceResponse, ClusterRequest, ClusterResponse, Conflict,
     CreateClusterRequest, ListRequest, ListResponse, MembersRequest, MembersResponse, ReadRequest,
     ReadResponse, RemoveMemberRequest, RemoveMemberResponse, RemoveRequest, RemoveResponse,
-    RevisionRefused, SetDrainingRequest, SetDrainingResponse, SwapRequest, SwapResponse,
-    WatchRequest, WatchResponse, swap_response::Outcome,
+    RevisionRefused, SetGoalRequest, SetGoalResponse, SwapRequest, SwapResponse, WatchRequest,
+    WatchResponse, swap_response::Outcome,
 };
 use super::{from_wire, members, to_wire};
 use crate::net::server::Callers;
@@ -184,19 +184,20 @@ impl Service for Served {
         Ok(Response::new(AnnounceResponse {}))
     }
 
-    async fn set_draining(
+    async fn set_goal(
         &self,
-        request: Request<SetDrainingRequest>,
-    ) -> Result<Response<SetDrainingResponse>, Status> {
+        request: Request<SetGoalRequest>,
+    ) -> Result<Response<SetGoalResponse>, Status> {
         self.check(&request)?;
-        let SetDrainingRequest { node, draining } = request.into_inner();
+        let SetGoalRequest { node, goal } = request.into_inner();
         let node = members::name(&node).map_err(Status::invalid_argument)?;
-        let no_member = match self.placement.set_draining(node, draining).await {
+        let goal = members::goal(goal).map_err(Status::invalid_argument)?;
+        let no_member = match self.placement.set_goal(node, goal).await {
             Ok(()) => false,
             Err(PlacementError::NoMember { .. }) => true,
             Err(error) => return Err(failed(&error)),
         };
-        Ok(Response::new(SetDrainingResponse { no_member }))
+        Ok(Response::new(SetGoalResponse { no_member }))
     }
 
     async fn remove_member(

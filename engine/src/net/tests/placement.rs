@@ -2,6 +2,7 @@
 
 use std::sync::mpsc;
 
+use watershed_migration::balance::Goal;
 use watershed_migration::{PlacementRecord, Revision};
 use watershed_wal::Epoch;
 
@@ -92,8 +93,8 @@ fn a_node_speaks_for_itself_only() {
     assert!(member(&*placement, "a").is_some() && member(&*placement, "b").is_none());
     // What an operator decides any node passes on.
     wait(placement.announce(node("b"), at("127.0.0.1:2"), LONG)).unwrap();
-    wait(remote.set_draining(node("b"), true)).unwrap();
-    assert!(member(&*placement, "b").unwrap().draining);
+    wait(remote.set_goal(node("b"), Some(Goal::Drain))).unwrap();
+    assert_eq!(member(&*placement, "b").unwrap().goal, Some(Goal::Drain));
     wait(remote.remove_member(node("b"))).unwrap();
     assert!(member(&*placement, "b").is_none());
     let long = at(&"x".repeat(300));

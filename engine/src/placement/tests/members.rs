@@ -56,7 +56,7 @@ fn history() -> (Vec<u8>, Vec<(usize, Members)>) {
         announce(&placement, name, address, LONG);
         note(&placement);
     }
-    wait(placement.set_draining(node("b"), true)).unwrap();
+    wait(placement.set_goal(node("b"), Some(Goal::Drain))).unwrap();
     note(&placement);
     wait(placement.remove_member(node("a"))).unwrap();
     note(&placement);
@@ -73,7 +73,7 @@ fn members_are_there_after_opening_again_and_none_is_declared_dead() {
     announce(&placement, "a", "[::1]:1", LONG);
     announce(&placement, "b", "[::1]:2", Duration::from_millis(1));
     announce(&placement, "c", "[::1]:3", Duration::ZERO);
-    wait(placement.set_draining(node("c"), true)).unwrap();
+    wait(placement.set_goal(node("c"), Some(Goal::Drain))).unwrap();
     told_until(&placement, |p| member(p, "b").filter(|b| !b.alive));
     let before = wait(placement.members()).unwrap();
     drop(placement);
@@ -98,7 +98,7 @@ fn only_what_is_new_is_written() {
     let before = len();
     for alive_for in [LONG, Duration::ZERO, LONG, LONG] {
         announce(&placement, "a", "[::1]:1", alive_for);
-        wait(placement.set_draining(node("a"), false)).unwrap();
+        wait(placement.set_goal(node("a"), None)).unwrap();
         wait(placement.remove_member(node("b"))).unwrap();
     }
     assert_eq!(len(), before);
@@ -179,7 +179,7 @@ fn joined(name: &str, alive_for_ms: u64) -> Joined {
     Joined {
         node: node(name),
         info: at("[::1]:1"),
-        draining: false,
+        goal: None,
         alive_for_ms,
     }
 }

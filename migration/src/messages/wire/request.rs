@@ -59,7 +59,8 @@ bodies! {
     BecomeOwner { env, epoch }
     DiscardTarget { env }
     ComparePage { env, after, limit }
-    Write { shard, epoch, body, durability, conditions, deadline_ms }
+    Write { shard, epoch, body, durability, conditions, deadline_ms, session }
+    OpenSession { shard, session, deadline_ms }
     Get { shard, keys }
 }
 

@@ -126,6 +126,7 @@ bodies! {
         Page { entries, done }
         Written { version }
         ConditionFailed { index, found }
+        SessionOpened { version, in_flight_max }
         Values (values)
         Entries { entries, done }
         Moved { owner, epoch }
