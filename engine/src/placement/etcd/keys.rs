@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use etcd_client::KeyValue;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
@@ -38,7 +39,7 @@ pub(super) struct Found {
 #[serde(deny_unknown_fields)]
 pub(super) struct Joined {
     pub(super) info: NodeInfo,
-    pub(super) draining: bool,
+    pub(super) goal: Option<Goal>,
 }
 
 impl Keys {

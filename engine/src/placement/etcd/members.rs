@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use etcd_client::{Error, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
 use watershed_migration::NodeId;
+use watershed_migration::balance::Goal;
 
 use super::Shared;
 use super::keys::{Joined, decode, encode, node_of};
@@ -31,10 +32,10 @@ impl Shared {
         let [found, alive] = self.get_both(&members, &lives, true).await?;
         let mut read = BTreeMap::new();
         for key in &found {
-            let Joined { info, draining } = decode(key)?;
+            let Joined { info, goal } = decode(key)?;
             let member = Member {
                 info,
-                draining,
+                goal,
                 alive: false,
             };
             read.insert(node_of(&members, key)?, member);
@@ -176,7 +177,7 @@ impl Shared {
             let kept = self.find_member(node).await?;
             let joined = Joined {
                 info: info.clone(),
-                draining: kept.as_ref().is_some_and(|(_, kept)| kept.draining),
+                goal: kept.as_ref().and_then(|(_, kept)| kept.goal),
             };
             let is_news = kept.as_ref().is_none_or(|(_, kept)| *kept != joined);
             let said = is_news.then(|| TxnOp::put(&*member, encode(&joined), None));
@@ -199,20 +200,20 @@ impl Shared {
         Err(too_busy(format_args!("node {node}")))
     }
 
-    pub(super) async fn set_draining(
+    pub(super) async fn set_goal(
         &self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> Result<(), PlacementError> {
         let member = self.keys.member(&node);
         for _ in 0..ROUNDS {
             let Some((before, kept)) = self.find_member(&node).await? else {
                 return Err(PlacementError::NoMember { node });
             };
-            if kept.draining == draining {
+            if kept.goal == goal {
                 return Ok(());
             }
-            let joined = Joined { draining, ..kept };
+            let joined = Joined { goal, ..kept };
             let changed = self.change(&member, Some(&before), encode(&joined));
             if matches!(changed.await?, Ended::Done) {
                 return Ok(());

@@ -4,7 +4,7 @@
 //! PREFIX/format              the version of what is below
 //! PREFIX/cluster             what the cluster was made with
 //! PREFIX/shards/N            a shard's record, or the last of one that was removed; N with 20 digits, so in order
-//! PREFIX/members/NODE        what a node said of itself, and whether it is to be emptied
+//! PREFIX/members/NODE        what a node said of itself, and what is wanted of it
 //! PREFIX/alive/NODE          there while the node is alive: bound to a lease that the node's announcements renew
 //! ```
 //!
@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
@@ -197,12 +198,12 @@ impl Placement for EtcdPlacement {
         self.run(move |shared| async move { shared.announce(node, info, alive_for).await })
     }
 
-    fn set_draining(
+    fn set_goal(
         &self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> BoxFuture<'_, Result<(), PlacementError>> {
-        self.run(move |shared| async move { shared.set_draining(node, draining).await })
+        self.run(move |shared| async move { shared.set_goal(node, goal).await })
     }
 
     fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), PlacementError>> {

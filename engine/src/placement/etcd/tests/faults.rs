@@ -121,7 +121,7 @@ fn while_etcd_hangs_calls_end_and_afterwards_all_is_well() {
         unknown(wait(placement.read(ShardId(1))).map(drop));
         unknown(wait(placement.members()).map(drop));
         unknown(wait(placement.announce(node("a"), at("[::1]:1"), LONG)));
-        unknown(wait(placement.set_draining(node("a"), true)));
+        unknown(wait(placement.set_goal(node("a"), Some(Goal::Drain))));
         etcd.resume();
         // Whether it comes now or never: the next swap fences it.
         swapper.pending.push(wanted);
