@@ -52,6 +52,19 @@ use crate::link::BoxFuture;
 ///
 /// It has a small runtime of its own, so it may be used from any runtime and from none. While etcd can't be reached no
 /// shard changes its owner; those that have one are read and written as before.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use watershed::{Engine, EtcdOptions, EtcdPlacement};
+///
+/// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+/// let endpoints = ["http://10.0.0.1:2379", "http://10.0.0.2:2379", "http://10.0.0.3:2379"];
+/// let placement = EtcdPlacement::connect(EtcdOptions::new(endpoints)).await?;
+/// let options = Engine::options().node("a").placement(Arc::new(placement));
+/// # let _ = options;
+/// # Ok(())
+/// # }
+/// ```
 pub struct EtcdPlacement {
     shared: Arc<Shared>,
     /// `None` only while it is dropped.
