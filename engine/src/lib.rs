@@ -51,6 +51,8 @@ pub use link::{BoxFuture, FaultyLink, Link, LinkError, LocalLink, Service};
 pub use migrate::{Migrate, Migration, MigrationCounts, MigrationPlan};
 pub use options::{DEFAULT_SHARDS, EngineOptions};
 pub use placement::{ClusterInfo, FilePlacement, Member, NodeInfo, Placement, PlacementError};
+#[cfg(feature = "etcd")]
+pub use placement::{EtcdOptions, EtcdPlacement, EtcdTls};
 pub use readonly::ReadOnly;
 pub use repair::LogRepair;
 pub use request::{Read, Write};
