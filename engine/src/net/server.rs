@@ -441,7 +441,7 @@ impl Callers {
         match caller.and_then(|caller| Some((caller.address, caller.identity.as_ref()?))) {
             Some((address, identity)) if identity.name != *node => {
                 let reason = format!("{identity} speaks for node {node}, which only that node may");
-                self.0.note(address.ip(), &reason);
+                self.0.note(address.ip(), RefusalClass::Role, &reason);
                 Err(Status::permission_denied(reason))
             }
             _ => Ok(()),

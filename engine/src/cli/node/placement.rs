@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::config::{NodeConfig, PlacementChoice};
 use super::health::Health;
 use super::signals::Stop;
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::Failure;
 use crate::net::{NetLink, RemotePlacement};
 use crate::{FilePlacement, Placement, PlacementError};
 
@@ -24,10 +24,24 @@ pub(super) struct Placed {
     pub(super) serve: bool,
 }
 
-/// Opens the placement; `None` where the engine opens its own.
-pub(super) fn open(config: &NodeConfig, link: &NetLink) -> Result<Option<Placed>, Failure> {
+/// What came of opening a placement.
+pub(super) enum Opened {
+    Placed(Placed),
+    /// The engine opens its own.
+    Own,
+    /// The process is to stop.
+    Stop,
+}
+
+/// Opens the placement. One that others keep is waited for.
+pub(super) async fn open(
+    config: &NodeConfig,
+    link: &NetLink,
+    health: &Health,
+    stop: &mut Stop,
+) -> Result<Opened, Failure> {
     let (placement, serve): (Arc<dyn Placement>, bool) = match &config.placement {
-        PlacementChoice::Own => return Ok(None),
+        PlacementChoice::Own => return Ok(Opened::Own),
         PlacementChoice::Hosted(dir) => {
             let opened = FilePlacement::open(dir);
             let opened = opened.map_err(|error| Failure::from(crate::Error::from(error)))?;
@@ -37,20 +51,78 @@ pub(super) fn open(config: &NodeConfig, link: &NetLink) -> Result<Option<Placed>
             let remote = RemotePlacement::new(link.clone(), host.clone());
             (Arc::new(remote), false)
         }
-        PlacementChoice::Etcd { endpoints, prefix } => (etcd(endpoints, prefix)?, false),
+        PlacementChoice::Etcd { endpoints, prefix } => {
+            let mut waiting = Waiting::new(format!("etcd at {}", endpoints.join(", ")));
+            loop {
+                let Some(made) = stop.unless(etcd(endpoints, prefix)).await else {
+                    return Ok(Opened::Stop);
+                };
+                match made {
+                    Ok(placement) => break (placement, false),
+                    Err(error) => {
+                        if !waiting.on(error, health, stop).await? {
+                            return Ok(Opened::Stop);
+                        }
+                    }
+                }
+            }
+        }
     };
-    Ok(Some(Placed { placement, serve }))
+    Ok(Opened::Placed(Placed { placement, serve }))
 }
 
-/// The one place where a placement in etcd is made: an `Arc` of it in place of the error.
-fn etcd(endpoints: &[String], prefix: &str) -> Result<Arc<dyn Placement>, Failure> {
-    Err(Failure::new(
-        Kind::Refused,
-        format!(
-            "the map of owners is to be in etcd ({}, below {prefix}), and this build has no etcd support: use `dir` or `host` in [placement]",
-            endpoints.join(", ")
-        ),
-    ))
+#[cfg(feature = "etcd")]
+async fn etcd(endpoints: &[String], prefix: &str) -> Result<Arc<dyn Placement>, PlacementError> {
+    let options = crate::EtcdOptions::new(endpoints.to_vec()).prefix(prefix);
+    let connected = crate::EtcdPlacement::connect(options).await?;
+    Ok(Arc::new(connected))
+}
+
+/// Never called: the configuration is refused.
+#[cfg(not(feature = "etcd"))]
+async fn etcd(_: &[String], _: &str) -> Result<Arc<dyn Placement>, PlacementError> {
+    Err(PlacementError::Closed)
+}
+
+/// A placement that is waited for.
+struct Waiting {
+    name: String,
+    tries: u32,
+}
+
+impl Waiting {
+    fn new(name: String) -> Self {
+        Self { name, tries: 0 }
+    }
+
+    /// Says why it is waited for, and waits a little; `false`: the process is to stop.
+    ///
+    /// # Errors
+    /// What does not pass by waiting.
+    async fn on(
+        &mut self,
+        error: PlacementError,
+        health: &Health,
+        stop: &mut Stop,
+    ) -> Result<bool, Failure> {
+        let reason = match error {
+            PlacementError::Unreachable { reason } => reason,
+            error => return Err(crate::Error::from(error).into()),
+        };
+        let name = &self.name;
+        health.starting(format!(
+            "waiting for the placement, {name}, which can't be reached: {reason}"
+        ));
+        if self.tries.is_multiple_of(SAY_EVERY) {
+            tracing::warn!(
+                placement = name,
+                reason,
+                "waiting for the placement; it is asked again until it answers"
+            );
+        }
+        self.tries = self.tries.saturating_add(1);
+        Ok(stop.unless(tokio::time::sleep(ASK_AGAIN)).await.is_some())
+    }
 }
 
 /// Waits until the placement answers. `false`: the process is to stop.
@@ -60,34 +132,23 @@ pub(super) async fn wait_for(
     health: &Health,
     stop: &mut Stop,
 ) -> Result<bool, Failure> {
-    let mut tries: u32 = 0;
+    let mut waiting = Waiting::new(name.to_owned());
     loop {
         let Some(looked) = stop.unless(look(placement)).await else {
             return Ok(false);
         };
-        let reason = match looked {
+        match looked {
             Ok(()) => {
-                if tries > 0 {
+                if waiting.tries > 0 {
                     tracing::info!(placement = name, "the placement answers");
                 }
                 return Ok(true);
             }
-            Err(PlacementError::Unreachable { reason }) => reason,
-            Err(error) => return Err(crate::Error::from(error).into()),
-        };
-        health.starting(format!(
-            "waiting for the placement, {name}, which can't be reached: {reason}"
-        ));
-        if tries.is_multiple_of(SAY_EVERY) {
-            tracing::warn!(
-                placement = name,
-                reason,
-                "waiting for the placement; it is asked again until it answers"
-            );
-        }
-        tries = tries.saturating_add(1);
-        if stop.unless(tokio::time::sleep(ASK_AGAIN)).await.is_none() {
-            return Ok(false);
+            Err(error) => {
+                if !waiting.on(error, health, stop).await? {
+                    return Ok(false);
+                }
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::config::{LogSettings, NodeConfig, PlacementChoice};
 use super::health::Health;
 use super::http::Http;
-use super::placement::{self, Placed};
+use super::placement::{self, Opened, Placed};
 use super::signals::Stop;
 use crate::cli::failure::{Failure, Kind};
 use crate::cli::output::{Answer, Output, print};
@@ -53,7 +53,11 @@ async fn node(config: NodeConfig, output: &Output) -> Result<(), Failure> {
     for (node, address) in &config.nodes {
         link.know(node.clone(), address);
     }
-    let placed = placement::open(&config, &link)?;
+    let placed = match placement::open(&config, &link, &health, &mut stop).await? {
+        Opened::Placed(placed) => Some(placed),
+        Opened::Own => None,
+        Opened::Stop => return Ok(()),
+    };
     let Some(engine) = open(&config, &link, placed.as_ref(), &health, &mut stop).await? else {
         tracing::info!(node = %config.name, "stopped before it served");
         return Ok(());
@@ -137,8 +141,7 @@ async fn start(
             serve: true,
         }),
     };
-    // What else a node serves joins here.
-    let mut services = NetServices::new(engine.service()?);
+    let mut services = NetServices::of(engine)?;
     if let Some(Placed { placement, .. }) = placed.as_ref().filter(|placed| placed.serve) {
         services = services.placement(Arc::clone(placement));
     }
