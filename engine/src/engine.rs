@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 use watershed_migration::NodeId;
-use watershed_wal::ShardId;
+use watershed_wal::{LogStatus, ShardId};
 
+use crate::backend::Backend;
 use crate::link::{LocalLink, Service};
 use crate::migrate::{Migrate, Migration};
 use crate::node::Node;
 use crate::options::EngineOptions;
+use crate::placement::{NodeInfo, Placement};
 use crate::request::{Read, Write};
 use crate::scan::{Scan, Snapshot};
 use crate::status::{self, EngineStatus};
@@ -96,6 +98,10 @@ impl Engine {
             .ok_or(Error::Closed)
     }
 
+    fn backend(&self) -> Result<Backend, Error> {
+        self.node().map(Backend::from)
+    }
+
     /// The node's name.
     #[must_use]
     pub fn node_id(&self) -> &NodeId {
@@ -113,33 +119,39 @@ impl Engine {
             .ok_or(Error::Closed)
     }
 
+    /// The map of owners that this engine keeps in its own directory: to be served to other nodes. `None` where it was
+    /// opened with another one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn own_placement(&self) -> Result<Option<Arc<dyn Placement>>, Error> {
+        let own = self.node()?.own_placement.clone();
+        Ok(own.map(|own| own as Arc<dyn Placement>))
+    }
+
     /// Sets `key` to `value`.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Write {
-        Write::put(self.node(), key.as_ref(), value.as_ref())
+        Write::put(self.backend(), key.as_ref(), value.as_ref())
     }
 
     /// Removes `key`; removing an absent key is no error.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Write {
-        Write::delete(self.node(), key.as_ref())
+        Write::delete(self.backend(), key.as_ref())
     }
 
     /// Writes a batch of keys of one shard, atomically.
     pub fn write(&self, batch: Batch) -> Write {
-        Write::batch(self.node(), batch)
+        Write::batch(self.backend(), batch)
     }
 
     /// The value of `key`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Read<Option<Bytes>> {
-        Read::new(self.node(), None, vec![copy(key)], |mut found| {
-            found.pop().flatten().map(|(value, _)| value)
-        })
+        Read::value(self.backend(), key.as_ref())
     }
 
     /// The value of `key` with its version.
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Read<Option<(Bytes, Version)>> {
-        Read::new(self.node(), None, vec![copy(key)], |mut found| {
-            found.pop().flatten()
-        })
+        Read::versioned(self.backend(), key.as_ref())
     }
 
     /// The values of several keys of any shards, in the keys' order. Each shard is read at one moment, not all at the
@@ -148,19 +160,14 @@ impl Engine {
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Read<Vec<Option<(Bytes, Version)>>> {
-        Read::new(
-            self.node(),
-            None,
-            keys.into_iter().map(copy).collect(),
-            |found| found,
-        )
+        Read::several(self.backend(), keys)
     }
 
     /// The entries of all shards in key order. Each shard owned here is seen at one Seq, those of other nodes page by
     /// page.
     #[must_use]
     pub fn scan(&self, options: ScanOptions) -> Scan {
-        Scan::of_all(self.node(), options)
+        Scan::of_all(self.backend(), options)
     }
 
     /// One shard, for requests that name it. Those of a shard that does not exist give [`Error::NoShard`].
@@ -215,6 +222,17 @@ impl Engine {
         apart(|| node.runtime.block_on(node.drop_shard(shard)))
     }
 
+    /// Announces this node in the placement, so that other nodes find it, and that they take over the migrations that it
+    /// drives when it dies; learns where the others are. It stays announced until it closes; joining again replaces what
+    /// was announced. An engine by itself, or of a [`LocalCluster`](crate::LocalCluster), need not join.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for an address that is not HOST:PORT and for a weight of 0, and what the placement says.
+    pub fn join(&self, info: NodeInfo) -> Result<(), Error> {
+        let node = self.node()?;
+        apart(|| node.runtime.block_on(node.join(info)))
+    }
+
     /// A migration of `shard`, to be given a target and started.
     pub fn migrate(&self, shard: ShardId) -> Migrate {
         Migrate::new(self.node(), shard)
@@ -251,6 +269,14 @@ impl Engine {
     /// [`Error::Closed`]. What RocksDB says against a shard is in its [`crate::ShardStatus::store_error`].
     pub fn status(&self) -> Result<EngineStatus, Error> {
         Ok(status::of_node(&self.node()?))
+    }
+
+    /// The log alone: what [`Engine::status`] asks all stores for is left out.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn log_status(&self) -> Result<LogStatus, Error> {
+        Ok(self.node()?.log.status())
     }
 
     /// Closes the engine: waits for what was taken, joins its threads, frees the directory's lock. Later requests, of
@@ -302,10 +328,6 @@ impl fmt::Debug for Engine {
             .field("node", &self.0.id)
             .finish_non_exhaustive()
     }
-}
-
-fn copy(key: impl AsRef<[u8]>) -> Bytes {
-    Bytes::copy_from_slice(key.as_ref())
 }
 
 /// Runs `work` on a thread of its own and waits for it: a runtime can neither block nor end inside of another, and
@@ -375,6 +397,6 @@ impl Shard {
     /// The shard's entries in key order.
     #[must_use]
     pub fn scan(&self, options: ScanOptions) -> Scan {
-        Scan::of_one(self.engine.node(), self.shard, options)
+        Scan::of_one(self.engine.backend(), self.shard, options)
     }
 }

@@ -155,6 +155,18 @@ pub enum Error {
         /// The epoch of its ownership.
         epoch: Epoch,
     },
+    /// No node of the cluster answers.
+    #[error(
+        "no node of the cluster can be reached ({reason}): see that one is up and that its address is right"
+    )]
+    Unreachable {
+        /// What was met at each address.
+        reason: String,
+    },
+    /// A connection, or its certificates, can't be made.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Net(#[from] crate::net::NetError),
     /// No placement record names this shard.
     #[error("shard {shard} does not exist: create it, or name one of `shards()`")]
     NoShard {
@@ -298,7 +310,8 @@ impl Error {
             | Self::SessionFull { .. }
             | Self::ShardBusy { .. }
             | Self::Locked { .. }
-            | Self::SnapshotExpired => Retry::Now,
+            | Self::SnapshotExpired
+            | Self::Unreachable { .. } => Retry::Now,
             Self::OutcomeUnknown { .. } => Retry::Unknown,
             Self::Remote { retry, .. } => *retry,
             Self::Log(LogError::Full { .. } | LogError::Busy { .. }) => Retry::Now,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use watershed_migration::NodeId;
+use watershed_migration::{MigrationConfig, NodeId};
 use watershed_wal::{LogOptions, Storage};
 
 use crate::Error;
@@ -31,6 +31,7 @@ pub struct EngineOptions {
     pub(crate) log_storage: Option<Arc<dyn Storage>>,
     pub(crate) store: StoreLimits,
     pub(crate) migrations_at_once: usize,
+    pub(crate) migration_defaults: MigrationConfig,
 }
 
 impl Default for EngineOptions {
@@ -45,6 +46,7 @@ impl Default for EngineOptions {
             log_storage: None,
             store: StoreLimits::default(),
             migrations_at_once: 4,
+            migration_defaults: MigrationConfig::default(),
         }
     }
 }
@@ -134,6 +136,13 @@ impl EngineOptions {
     #[must_use]
     pub fn migrations_at_once(mut self, count: usize) -> Self {
         self.migrations_at_once = count;
+        self
+    }
+
+    /// How migrations that are started here are done, unless they are told otherwise. Each start checks it.
+    #[must_use]
+    pub fn migration_defaults(mut self, config: MigrationConfig) -> Self {
+        self.migration_defaults = config;
         self
     }
 

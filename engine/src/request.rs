@@ -10,10 +10,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_wal::{BlockedThread, Durability, Inline, ShardId, single_delete, single_put};
 
+use crate::backend::Backend;
 use crate::batch::{check_key, check_value};
 use crate::brief;
 use crate::link::BoxFuture;
-use crate::node::Node;
 use crate::shard::{Condition, Expected, WriteRequest};
 use crate::store::Version;
 use crate::{Batch, Error, shard_of, sync};
@@ -33,7 +33,7 @@ enum What {
 #[derive(Debug)]
 #[must_use = "a write happens when it is waited for: call `.wait()` or `.await`"]
 pub struct Write {
-    node: Result<Node, Error>,
+    on: Result<Backend, Error>,
     what: What,
     shard: Option<ShardId>,
     durability: Durability,
@@ -42,9 +42,9 @@ pub struct Write {
 }
 
 impl Write {
-    fn new(node: Result<Node, Error>, what: What) -> Self {
+    fn new(on: Result<Backend, Error>, what: What) -> Self {
         Self {
-            node,
+            on,
             what,
             shard: None,
             durability: Durability::Sync,
@@ -53,24 +53,24 @@ impl Write {
         }
     }
 
-    pub(crate) fn put(node: Result<Node, Error>, key: &[u8], value: &[u8]) -> Self {
+    pub(crate) fn put(on: Result<Backend, Error>, key: &[u8], value: &[u8]) -> Self {
         let checked = check_key(key).and_then(|()| check_value(value));
         Self::new(
-            node,
+            on,
             What::One(checked.map(|()| (shard_of::hash(key), single_put(key, value)))),
         )
     }
 
-    pub(crate) fn delete(node: Result<Node, Error>, key: &[u8]) -> Self {
+    pub(crate) fn delete(on: Result<Backend, Error>, key: &[u8]) -> Self {
         let checked = check_key(key);
         Self::new(
-            node,
+            on,
             What::One(checked.map(|()| (shard_of::hash(key), single_delete(key)))),
         )
     }
 
-    pub(crate) fn batch(node: Result<Node, Error>, batch: Batch) -> Self {
-        Self::new(node, What::Batch(batch))
+    pub(crate) fn batch(on: Result<Backend, Error>, batch: Batch) -> Self {
+        Self::new(on, What::Batch(batch))
     }
 
     /// When it is acknowledged. Default [`Durability::Sync`]: when it survives power loss.
@@ -115,19 +115,19 @@ impl Write {
     /// # Errors
     /// See [`Error::retry`] for what to do about each.
     pub fn wait(self) -> Result<Version, Error> {
-        let node = self.node.clone()?;
+        let on = self.on.clone()?;
         let durability = self.durability;
         let run = std::pin::pin!(self.run(Inline::Allowed));
         let _blocked = BlockedThread::enter();
         match durability {
-            Durability::Buffered => brief::block_on(Entered::new(node, run)),
-            _ => pollster::block_on(Entered::new(node, run)),
+            Durability::Buffered => brief::block_on(Entered::new(on, run)),
+            _ => pollster::block_on(Entered::new(on, run)),
         }
     }
 
     async fn run(self, inline: Inline) -> Result<Version, Error> {
-        let node = self.node?;
-        let (shard, body) = encode(&node, self.what, self.shard)?;
+        let on = self.on?;
+        let (shard, body) = encode(&on, self.what, self.shard)?;
         let request = WriteRequest {
             body,
             conditions: self.conditions,
@@ -137,7 +137,7 @@ impl Write {
         };
         for condition in &request.conditions {
             check_key(&condition.key)?;
-            let of = node.shard_of(&condition.key);
+            let of = on.shard_of(&condition.key);
             if self.shard.is_none() && of != shard {
                 return Err(Error::CrossShard {
                     first: shard,
@@ -145,7 +145,7 @@ impl Write {
                 });
             }
         }
-        node.write(shard, &request, inline).await
+        on.write(shard, &request, inline).await
     }
 }
 
@@ -154,14 +154,14 @@ fn after(within: Duration) -> Option<Instant> {
     Instant::now().checked_add(within)
 }
 
-fn encode(node: &Node, what: What, named: Option<ShardId>) -> Result<(ShardId, Bytes), Error> {
+fn encode(on: &Backend, what: What, named: Option<ShardId>) -> Result<(ShardId, Bytes), Error> {
     match what {
         What::One(encoded) => {
             let (hash, body) = encoded?;
-            let shard = named.unwrap_or_else(|| shard_of::shard_of(hash, node.shards));
+            let shard = named.unwrap_or_else(|| shard_of::shard_of(hash, on.shards()));
             Ok((shard, body))
         }
-        What::Batch(batch) => batch.finish(named, node.shards),
+        What::Batch(batch) => batch.finish(named, on.shards()),
     }
 }
 
@@ -170,9 +170,9 @@ impl IntoFuture for Write {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        match self.node.clone() {
+        match self.on.clone() {
             // An asynchronous caller's thread has other work: the log's own thread commits.
-            Ok(node) => entered(&node, self.run(Inline::Never)),
+            Ok(on) => entered(&on, self.run(Inline::Never)),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
@@ -184,24 +184,46 @@ type Shape<T> = fn(Vec<Option<(Bytes, Version)>>) -> T;
 #[derive(Debug)]
 #[must_use = "a read happens when it is waited for: call `.wait()` or `.await`"]
 pub struct Read<T> {
-    node: Result<Node, Error>,
+    on: Result<Backend, Error>,
     keys: Vec<Bytes>,
     shard: Option<ShardId>,
     deadline: Option<Duration>,
     shape: Shape<T>,
 }
 
-impl<T: Send + 'static> Read<T> {
-    pub(crate) fn new(
-        node: Result<Node, Error>,
-        shard: Option<ShardId>,
-        keys: Vec<Bytes>,
-        shape: Shape<T>,
+impl Read<Option<Bytes>> {
+    pub(crate) fn value(on: Result<Backend, Error>, key: &[u8]) -> Self {
+        Self::new(on, vec![Bytes::copy_from_slice(key)], |mut found| {
+            found.pop().flatten().map(|(value, _)| value)
+        })
+    }
+}
+
+impl Read<Option<(Bytes, Version)>> {
+    pub(crate) fn versioned(on: Result<Backend, Error>, key: &[u8]) -> Self {
+        Self::new(on, vec![Bytes::copy_from_slice(key)], |mut found| {
+            found.pop().flatten()
+        })
+    }
+}
+
+impl Read<Vec<Option<(Bytes, Version)>>> {
+    pub(crate) fn several(
+        on: Result<Backend, Error>,
+        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Self {
+        let copy = |key: &[u8]| Bytes::copy_from_slice(key);
+        let keys = keys.into_iter().map(|key| copy(key.as_ref()));
+        Self::new(on, keys.collect(), |found| found)
+    }
+}
+
+impl<T: Send + 'static> Read<T> {
+    fn new(on: Result<Backend, Error>, keys: Vec<Bytes>, shape: Shape<T>) -> Self {
         Self {
-            node,
+            on,
             keys,
-            shard,
+            shard: None,
             deadline: None,
             shape,
         }
@@ -224,25 +246,25 @@ impl<T: Send + 'static> Read<T> {
     /// # Errors
     /// See [`Error::retry`] for what to do about each.
     pub fn wait(self) -> Result<T, Error> {
-        let node = self.node.clone()?;
+        let on = self.on.clone()?;
         let run = std::pin::pin!(self.run(true));
-        pollster::block_on(Entered::new(node, run))
+        pollster::block_on(Entered::new(on, run))
     }
 
     async fn run(self, on_this_thread: bool) -> Result<T, Error> {
-        let node = self.node?;
+        let on = self.on?;
         for key in &self.keys {
             check_key(key)?;
         }
         let deadline = self.deadline.and_then(after);
-        let groups = group_by_shard(&node, &self.keys, self.shard);
+        let groups = group_by_shard(&on, &self.keys, self.shard);
         let mut found = vec![None; self.keys.len()];
         for (shard, places) in groups {
             let keys = places
                 .iter()
                 .map(|place| self.keys[*place].clone())
                 .collect();
-            let values = node.get(shard, keys, deadline, on_this_thread).await?;
+            let values = on.get(shard, keys, deadline, on_this_thread).await?;
             for (place, value) in places.into_iter().zip(values) {
                 found[place] = value;
             }
@@ -253,14 +275,14 @@ impl<T: Send + 'static> Read<T> {
 
 /// The keys' places, shard by shard, in order of the shards' first keys.
 fn group_by_shard(
-    node: &Node,
+    on: &Backend,
     keys: &[Bytes],
     named: Option<ShardId>,
 ) -> Vec<(ShardId, Vec<usize>)> {
     let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
     let mut known = std::collections::HashMap::new();
     for (place, key) in keys.iter().enumerate() {
-        let shard = named.unwrap_or_else(|| node.shard_of(key));
+        let shard = named.unwrap_or_else(|| on.shard_of(key));
         let group = *known.entry(shard).or_insert_with(|| {
             groups.push((shard, Vec::new()));
             groups.len() - 1
@@ -275,8 +297,8 @@ impl<T: Send + 'static> IntoFuture for Read<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        match self.node.clone() {
-            Ok(node) => entered(&node, self.run(false)),
+        match self.on.clone() {
+            Ok(on) => entered(&on, self.run(false)),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
@@ -285,20 +307,21 @@ impl<T: Send + 'static> IntoFuture for Read<T> {
 /// A request's future: it finds the engine's timers wherever it is polled, so that callers need no runtime of their
 /// own, and ends with [`Error::Closed`] once the engine has none.
 pub(crate) struct Entered<F> {
-    node: Node,
+    on: Backend,
     future: F,
 }
 
 impl<F> Entered<F> {
-    pub(crate) fn new(node: Node, future: F) -> Self {
-        node.requests.fetch_add(1, Ordering::AcqRel);
-        Self { node, future }
+    pub(crate) fn new(on: impl Into<Backend>, future: F) -> Self {
+        let on = on.into();
+        on.requests().fetch_add(1, Ordering::AcqRel);
+        Self { on, future }
     }
 }
 
 impl<F> Drop for Entered<F> {
     fn drop(&mut self) {
-        self.node.requests.fetch_sub(1, Ordering::AcqRel);
+        self.on.requests().fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -308,18 +331,18 @@ impl<T, F: Future<Output = Result<T, Error>> + Unpin> Future for Entered<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         // Held while polling: closing waits for it before it ends the timers that the future may use.
-        let alive = sync::read(&this.node.alive);
+        let alive = sync::read(this.on.alive());
         if !*alive {
             return Poll::Ready(Err(Error::Closed));
         }
-        let _entered = this.node.runtime.enter();
+        let _entered = this.on.runtime().enter();
         Pin::new(&mut this.future).poll(context)
     }
 }
 
 pub(crate) fn entered<T: 'static>(
-    node: &Node,
+    on: &Backend,
     future: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> BoxFuture<'static, Result<T, Error>> {
-    Box::pin(Entered::new(node.clone(), Box::pin(future)))
+    Box::pin(Entered::new(on.clone(), Box::pin(future)))
 }

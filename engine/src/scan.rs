@@ -11,6 +11,7 @@ use watershed_migration::messages::{ScanBound, ScanRequest};
 use watershed_wal::{Seq, ShardId};
 
 use crate::Error;
+use crate::backend::Backend;
 use crate::engine::apart;
 use crate::node::Node;
 use crate::request::Entered;
@@ -82,7 +83,7 @@ impl Snapshot {
     #[must_use]
     pub fn scan(&self, options: ScanOptions) -> Scan {
         Scan {
-            node: None,
+            on: None,
             left: options.entries_limit().unwrap_or(u64::MAX),
             options,
             sources: Some(vec![Source::new(From::Snapshot(self.inner.clone()))]),
@@ -146,7 +147,7 @@ impl Source {
 
     async fn fill(
         &mut self,
-        node: Option<&Node>,
+        on: Option<&Backend>,
         options: &ScanOptions,
         on_this_thread: bool,
     ) -> Result<(), Error> {
@@ -156,9 +157,9 @@ impl Source {
                 let (snapshot, range, cursor) =
                     (snapshot.clone(), options.range(), self.cursor.clone());
                 let read = move || snapshot.page(&range, cursor.as_deref(), page, PAGE_BYTES);
-                let found = match node {
-                    Some(node) if !on_this_thread => node
-                        .runtime
+                let found = match on {
+                    Some(on) if !on_this_thread => on
+                        .runtime()
                         .spawn_blocking(read)
                         .await
                         .map_err(|_| Error::Closed)??,
@@ -169,9 +170,9 @@ impl Source {
                 self.ready.extend(found.entries);
             }
             From::Node(shard) => {
-                let node = node.ok_or(Error::Closed)?;
+                let on = on.ok_or(Error::Closed)?;
                 let scan = self.request(options, page);
-                let (entries, done) = node.remote_page(*shard, scan).await?;
+                let (entries, done) = on.remote_page(*shard, scan).await?;
                 self.done = done;
                 self.last_key = entries
                     .last()
@@ -215,7 +216,7 @@ impl Source {
 /// It ends after its first error.
 #[derive(Debug)]
 pub struct Scan {
-    node: Option<Node>,
+    on: Option<Backend>,
     options: ScanOptions,
     /// `None` until the first entry is asked for.
     sources: Option<Vec<Source>>,
@@ -236,21 +237,21 @@ enum Plan {
 }
 
 impl Scan {
-    pub(crate) fn of_all(node: Result<Node, Error>, options: ScanOptions) -> Self {
-        Self::planned(node, Plan::All, options)
+    pub(crate) fn of_all(on: Result<Backend, Error>, options: ScanOptions) -> Self {
+        Self::planned(on, Plan::All, options)
     }
 
-    pub(crate) fn of_one(node: Result<Node, Error>, shard: ShardId, options: ScanOptions) -> Self {
-        Self::planned(node, Plan::One(shard), options)
+    pub(crate) fn of_one(on: Result<Backend, Error>, shard: ShardId, options: ScanOptions) -> Self {
+        Self::planned(on, Plan::One(shard), options)
     }
 
-    fn planned(node: Result<Node, Error>, plan: Plan, options: ScanOptions) -> Self {
-        let (node, failed) = match node {
-            Ok(node) => (Some(node), None),
+    fn planned(on: Result<Backend, Error>, plan: Plan, options: ScanOptions) -> Self {
+        let (on, failed) = match on {
+            Ok(on) => (Some(on), None),
             Err(error) => (None, Some(error)),
         };
         Self {
-            node,
+            on,
             left: options.entries_limit().unwrap_or(u64::MAX),
             options,
             sources: None,
@@ -266,8 +267,8 @@ impl Scan {
         if self.is_over() {
             return None;
         }
-        let found = match self.node.clone() {
-            Some(node) => Entered::new(node, Box::pin(self.step(false))).await,
+        let found = match self.on.clone() {
+            Some(on) => Entered::new(on, Box::pin(self.step(false))).await,
             None => self.step(false).await,
         };
         self.count(found)
@@ -307,8 +308,8 @@ impl Scan {
         let sources = self.sources.as_deref_mut().unwrap_or_default();
         while let Some(&place) = self.without_head.last() {
             if let Some(source) = sources.get_mut(place) {
-                let node = self.node.as_ref();
-                let head = next_of(source, node, &self.options, on_this_thread).await?;
+                let on = self.on.as_ref();
+                let head = next_of(source, on, &self.options, on_this_thread).await?;
                 if let Some(entry) = head {
                     self.heads.insert((entry.key.clone(), place), entry);
                 }
@@ -327,24 +328,20 @@ impl Scan {
     }
 
     async fn find_sources(&self, on_this_thread: bool) -> Result<Vec<Source>, Error> {
-        let node = self.node.as_ref().ok_or(Error::Closed)?;
+        let on = self.on.as_ref().ok_or(Error::Closed)?;
         let shards = match self.plan {
-            Plan::All => node
-                .placement
-                .list()
-                .await?
-                .iter()
-                .map(|record| record.shard)
-                .collect(),
+            Plan::All => on.all_shards().await?,
             Plan::One(shard) => vec![shard],
             Plan::Given => Vec::new(),
         };
         let mut sources = Vec::with_capacity(shards.len());
         for shard in shards {
-            let from = match take_snapshot(node, shard, on_this_thread).await? {
-                Some(snapshot) => From::Snapshot(snapshot),
-                None => From::Node(shard),
+            let here = match on {
+                Backend::Node(node) => take_snapshot(node, shard, on_this_thread).await?,
+                #[cfg(feature = "net")]
+                Backend::Remote(_) => None,
             };
+            let from = here.map_or(From::Node(shard), From::Snapshot);
             sources.push(Source::new(from));
         }
         Ok(sources)
@@ -353,12 +350,12 @@ impl Scan {
 
 async fn next_of(
     source: &mut Source,
-    node: Option<&Node>,
+    on: Option<&Backend>,
     options: &ScanOptions,
     on_this_thread: bool,
 ) -> Result<Option<Entry>, Error> {
     while source.ready.is_empty() && !source.done {
-        source.fill(node, options, on_this_thread).await?;
+        source.fill(on, options, on_this_thread).await?;
     }
     Ok(source.ready.pop_front())
 }
@@ -370,10 +367,10 @@ impl Iterator for Scan {
         if self.is_over() {
             return None;
         }
-        let found = match self.node.clone() {
-            Some(node) => {
+        let found = match self.on.clone() {
+            Some(on) => {
                 let step = std::pin::pin!(self.step(true));
-                pollster::block_on(Entered::new(node, step))
+                pollster::block_on(Entered::new(on, step))
             }
             None => pollster::block_on(self.step(true)),
         };

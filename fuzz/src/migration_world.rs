@@ -5,7 +5,7 @@
 //! used up, a generator goes on.
 
 use watershed_migration::machine::Operator;
-use watershed_migration::{MigrationConfig, Phase};
+use watershed_migration::{Limits, MigrationConfig, Phase};
 
 use crate::input::Input;
 use crate::properties;
@@ -70,11 +70,23 @@ fn world(data: &[u8]) -> Option<World> {
         4 => world.crash_at = Some((Who::Driver, phase, 1)),
         _ => {}
     }
-    // The operator's word reaches whoever drives then, and is forgotten with that driver: said again and again.
+    let limits = Limits {
+        rate_bytes_per_s: Some(None),
+        pause_max_ms: Some(20),
+    };
+    match who / 6 % 6 {
+        0 => world.wish_at = Some((phase, Operator::Pause)),
+        1 => world.wish_at = Some((phase, Operator::SetLimits(limits))),
+        2 => world.wish(u64::from(at), Operator::Pause),
+        _ => {}
+    }
+    // The operator's word reaches whoever drives then, and may be forgotten with that driver as long as it is not in the
+    // record: said again and again.
     for ms in (200..20_000).step_by(200) {
         world.wish(ms, Operator::Cutover);
         if ms > FAULTS_END_MS {
             world.wish(ms, Operator::Cleanup);
+            world.wish(ms, Operator::Resume);
         }
     }
     Some(world)

@@ -13,6 +13,7 @@
 use thiserror::Error;
 
 use crate::config::{MigrationConfig, OutOfBounds};
+use crate::wishes::Limits;
 use crate::words::MigrationId;
 
 /// Asks the gate for one migration.
@@ -66,6 +67,17 @@ impl SafeConfig {
     #[must_use]
     pub const fn config(&self) -> &MigrationConfig {
         &self.config
+    }
+
+    /// The same options with other limits: all that may change of a migration that runs. Its safety policy may not, and
+    /// nothing here could change it.
+    ///
+    /// # Errors
+    /// When a limit is out of bounds.
+    pub fn with_limits(&self, limits: Limits) -> Result<Self, Refusal> {
+        let mut config = self.config.clone();
+        limits.set(&mut config);
+        Self::check(&config)
     }
 }
 

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anti_entropy;
+pub mod balance;
 mod certificate;
 pub mod compare;
 mod config;
@@ -26,6 +27,7 @@ pub mod rendezvous;
 pub mod source;
 pub mod target;
 pub mod transitions;
+mod wishes;
 mod words;
 
 pub use certificate::{CERTIFICATE_VERSION, Certificate, CertificateError, Party};
@@ -36,6 +38,7 @@ pub use placement::{
     BrokenRule, Frozen, HighestSeen, MigrationRecord, PlacementRecord, Proof, WentBack,
 };
 pub use transitions::{Claim, PhaseChange, PlacementError};
+pub use wishes::{Asked, Limits};
 pub use words::{
     Attempt, DriverTerm, InvalidNodeId, MigrationId, NodeId, Now, ParseMigrationIdError,
     ParsePhaseError, ParseSessionIdError, Phase, Revision, SessionId,

@@ -92,6 +92,17 @@ pub struct MigrationRecord {
     pub proof: Option<Box<Proof>>,
     /// The certificate, once the target serves.
     pub certificate: Option<Box<Certificate>>,
+    /// An operator ended `hold`: cut over once caught up. Never taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cutover_asked: bool,
+    /// An operator ended the grace time. Never taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cleanup_asked: bool,
+    /// It stands still until an operator resumes it. Before Activate nothing is copied or shipped and no quiesce begins;
+    /// the source keeps its log, and forwards as before. In Cleanup nothing is compared or deleted, and the grace time
+    /// does not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// The marks that made an activation's evidence, kept so that a later driver can certify it.
@@ -130,6 +141,9 @@ impl MigrationRecord {
             reason: None,
             proof: None,
             certificate: None,
+            cutover_asked: false,
+            cleanup_asked: false,
+            paused: false,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::certificate::Certificate;
 use crate::evidence::Evidence;
 use crate::gate::Refusal;
 use crate::placement::{Frozen, MigrationRecord, PlacementRecord, Proof};
+use crate::wishes::Asked;
 use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Phase};
 
 /// The reason of an abort that gave none: nobody should read an empty one.
@@ -92,6 +93,14 @@ pub enum PlacementError {
         /// What was to be done.
         change: &'static str,
     },
+    /// An operator paused it.
+    #[error("migration {migration} is paused: resume it before {change}")]
+    Paused {
+        /// The migration.
+        migration: MigrationId,
+        /// What was to be done.
+        change: &'static str,
+    },
     /// The new migration does not fit the record.
     #[error("shard {shard} can't begin this migration: {what}")]
     Unfit {
@@ -167,7 +176,10 @@ impl PlacementRecord {
                     && migration.attempt == Attempt(0)
                     && migration.target_instance.is_none()
                     && migration.base.is_none()
-                    && migration.proof.is_none(),
+                    && migration.proof.is_none()
+                    && !migration.cutover_asked
+                    && !migration.cleanup_asked
+                    && !migration.paused,
             ),
             (
                 "the old copy of the last one is not deleted: wait for its cleanup",
@@ -188,7 +200,8 @@ impl PlacementRecord {
     /// Enters a phase, with what the record learns there.
     ///
     /// # Errors
-    /// When the claim is stale or the phase is not the one before.
+    /// When the claim is stale, the phase is not the one before, or the migration is paused; from Activate on it goes
+    /// on all the same.
     pub fn set_phase(&self, claim: Claim, change: PhaseChange) -> Result<Self, PlacementError> {
         let (mut next, migration) = self.next_for(claim)?;
         let (from, name) = match change {
@@ -197,6 +210,9 @@ impl PlacementRecord {
             PhaseChange::Cleanup { .. } => (Phase::Activate, "cleanup"),
         };
         let mut migration = in_phase(migration, from, name)?;
+        if from.before_activate() {
+            not_paused(&migration, name)?;
+        }
         match change {
             PhaseChange::BulkCopy { target_instance } => {
                 migration.target_instance = Some(target_instance);
@@ -218,10 +234,11 @@ impl PlacementRecord {
     /// Allows one more quiesce; every earlier one is void from here on.
     ///
     /// # Errors
-    /// When the claim is stale or the migration is not in dual-write.
+    /// When the claim is stale, or the migration is paused or not in dual-write.
     pub fn raise_attempt(&self, claim: Claim) -> Result<Self, PlacementError> {
         let (mut next, migration) = self.next_for(claim)?;
         let mut migration = in_phase(migration, Phase::DualWrite, "another attempt")?;
+        not_paused(&migration, "another attempt")?;
         migration.attempt = migration
             .attempt
             .checked_next()
@@ -244,6 +261,31 @@ impl PlacementRecord {
             .driver_term
             .checked_next()
             .ok_or(PlacementError::Exhausted { shard: self.shard })?;
+        let mut next = self.next()?;
+        next.migration = Some(migration);
+        Ok(next)
+    }
+
+    /// Notes what operators ask for. Anybody may.
+    ///
+    /// # Errors
+    /// When the record speaks of another migration, this one is over, or a limit is out of bounds.
+    pub fn note_wishes(&self, id: MigrationId, asked: Asked) -> Result<Self, PlacementError> {
+        let mut migration = self.migration_named(id)?.clone();
+        if migration.phase.is_final() {
+            return Err(wrong_phase(&migration, "noting a wish"));
+        }
+        let limited = migration
+            .safe_config()
+            .and_then(|config| config.with_limits(asked.limits))
+            .map_err(|refusal| PlacementError::Unsafe {
+                migration: id,
+                refusal,
+            })?;
+        migration.config = limited.config().clone();
+        migration.cutover_asked |= asked.cutover;
+        migration.cleanup_asked |= asked.cleanup;
+        migration.paused = asked.paused.unwrap_or(migration.paused);
         let mut next = self.next()?;
         next.migration = Some(migration);
         Ok(next)
@@ -275,13 +317,14 @@ impl PlacementRecord {
     /// Only the source swaps this in, after its durable "sent" note.
     ///
     /// # Errors
-    /// When the evidence names another migration, attempt, copy, B or revision than this record.
+    /// When the evidence names another migration, attempt, copy, B or revision than this record, or it is paused.
     pub fn activate(&self, evidence: &Evidence) -> Result<Self, PlacementError> {
         let (source, target) = (evidence.source(), evidence.target());
         let mut migration = self.migration_named(source.migration)?.clone();
         if migration.phase != Phase::DualWrite {
             return Err(wrong_phase(&migration, "activation"));
         }
+        not_paused(&migration, "activation")?;
         migration
             .safe_config()
             .map_err(|refusal| PlacementError::Unsafe {
@@ -350,10 +393,11 @@ impl PlacementRecord {
     /// Decides the frozen copy's deletion: from here on it can't be promoted, and its node may delete it.
     ///
     /// # Errors
-    /// When the claim is stale, the migration is not in cleanup, or the copy is gone.
+    /// When the claim is stale, the migration is paused or not in cleanup, or the copy is gone.
     pub fn begin_retire(&self, claim: Claim) -> Result<Self, PlacementError> {
         let (mut next, migration) = self.next_for(claim)?;
         let migration = in_phase(migration, Phase::Cleanup, "deleting the old copy")?;
+        not_paused(&migration, "deleting the old copy")?;
         match next.frozen.as_mut() {
             Some(frozen) if frozen.instance == migration.source_instance => frozen.retiring = true,
             _ => return Err(wrong_phase(&migration, "deleting the old copy")),
@@ -419,6 +463,14 @@ fn in_phase(
         return Ok(migration);
     }
     Err(wrong_phase(&migration, change))
+}
+
+fn not_paused(migration: &MigrationRecord, change: &'static str) -> Result<(), PlacementError> {
+    if migration.paused {
+        let migration = migration.id;
+        return Err(PlacementError::Paused { migration, change });
+    }
+    Ok(())
 }
 
 fn wrong_phase(migration: &MigrationRecord, change: &'static str) -> PlacementError {

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use properties::Property;
 use watershed_migration::machine::{Operator, Outcome};
-use watershed_migration::{MigrationConfig, Phase};
+use watershed_migration::{Limits, MigrationConfig, Phase};
 use world::{Bug, Faults, World};
 
 fn config(seed: u64) -> MigrationConfig {
@@ -49,15 +49,36 @@ fn world(seed: u64) -> World {
     if seed.is_multiple_of(7) {
         world.abort_at = Some(Phase::ALL[(seed / 7 % 7) as usize]);
     }
-    // The operator's word reaches whoever drives then.
-    for (ms, wish) in [
-        (600, Operator::Cutover),
-        (1_600, Operator::Cutover),
-        (1_601, Operator::Cleanup),
-    ] {
-        world.wish(ms, wish);
+    // The operator's word reaches whoever drives then; what is not in the record is said again.
+    for ms in (600..20_000).step_by(250) {
+        world.wish(ms, Operator::Cutover);
     }
+    world.wish(1_601, Operator::Cleanup);
+    steer(&mut world, seed);
     world
+}
+
+/// Pauses and other limits at any moment, also in a phase's first; in the end nothing is paused.
+fn steer(world: &mut World, seed: u64) {
+    if seed.is_multiple_of(2) {
+        let at = seed * 37 % 1_500;
+        world.wish(at, Operator::Pause);
+        let for_ms = [3, 60, 400, 9_000][(seed / 2 % 4) as usize];
+        world.wish(at + for_ms, Operator::Resume);
+    }
+    if seed.is_multiple_of(5) {
+        let phase = Phase::ALL[(seed / 5 % 8) as usize];
+        world.wish_at = Some((phase, Operator::Pause));
+        world.wish(700, Operator::Resume);
+    }
+    let limits = Limits {
+        rate_bytes_per_s: Some(Some(1 << 20)),
+        pause_max_ms: Some(40 + seed % 40),
+    };
+    world.wish(seed * 61 % 2_000, Operator::SetLimits(limits));
+    for ms in (10_600..30_000).step_by(250) {
+        world.wish(ms, Operator::Resume);
+    }
 }
 
 fn run(seed: u64, bug: Option<Bug>, properties: &[&Property]) -> Result<World, String> {

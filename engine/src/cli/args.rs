@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::bench::{BenchArgs, OpenArgs};
+use super::node::NodeArgs;
+use super::place::PlaceArgs;
+use super::shards::{DrainArgs, RebalanceArgs, ShardCommand};
 use crate::Durability;
 use crate::net::{Role, certs};
 
@@ -44,8 +47,17 @@ pub(super) enum Command {
     Delete(DeleteArgs),
     /// Print keys and values in key order.
     Scan(ScanArgs),
-    /// Show the shards, the log and the migrations of an engine's directory.
+    /// Show what a cluster is doing, or the shards, the log and the migrations of an engine's directory.
     Status(StatusArgs),
+    /// Make, delete, show and move the shards of a cluster.
+    #[command(subcommand)]
+    Shard(ShardCommand),
+    /// Have a node take its part of the shards.
+    Rebalance(RebalanceArgs),
+    /// Have a node give its shards away.
+    Drain(DrainArgs),
+    /// Run a node: an engine, its server for other nodes, and a port for /metrics and /healthz.
+    Node(NodeArgs),
     /// Look into a write-ahead log, also while an engine is running on it; repair one.
     #[command(subcommand)]
     Wal(WalCommand),
@@ -146,14 +158,6 @@ pub(super) enum WalCommand {
     },
 }
 
-/// The directory of a local engine.
-#[derive(Debug, ClapArgs)]
-pub(super) struct DirArg {
-    /// The engine's directory.
-    #[arg(long, default_value = DEFAULT_DIR)]
-    pub(super) dir: PathBuf,
-}
-
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -213,7 +217,7 @@ pub(super) struct DemoArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct LoadArgs {
     #[command(flatten)]
-    pub(super) dir: DirArg,
+    pub(super) place: PlaceArgs,
     /// The field of a document that is its key: a string or a number.
     #[arg(long, value_name = "FIELD", default_value = "id")]
     pub(super) key: String,
@@ -227,7 +231,7 @@ pub(super) struct LoadArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct PutArgs {
     #[command(flatten)]
-    pub(super) dir: DirArg,
+    pub(super) place: PlaceArgs,
     /// When the write counts as done.
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     pub(super) durability: DurabilityArg,
@@ -240,7 +244,7 @@ pub(super) struct PutArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct GetArgs {
     #[command(flatten)]
-    pub(super) dir: DirArg,
+    pub(super) place: PlaceArgs,
     /// The key.
     pub(super) key: String,
 }
@@ -248,7 +252,7 @@ pub(super) struct GetArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct DeleteArgs {
     #[command(flatten)]
-    pub(super) dir: DirArg,
+    pub(super) place: PlaceArgs,
     /// When the write counts as done.
     #[arg(long, value_enum, default_value_t = DurabilityArg::Sync)]
     pub(super) durability: DurabilityArg,
@@ -259,7 +263,7 @@ pub(super) struct DeleteArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct ScanArgs {
     #[command(flatten)]
-    pub(super) dir: DirArg,
+    pub(super) place: PlaceArgs,
     /// Only keys that start with this.
     #[arg(long, conflicts_with_all = ["from", "to"])]
     pub(super) prefix: Option<String>,
@@ -280,7 +284,7 @@ pub(super) struct ScanArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
-    pub(super) dir: DirArg,
+    pub(super) place: PlaceArgs,
 }
 
 fn probability(text: &str) -> Result<f64, String> {

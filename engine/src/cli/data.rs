@@ -1,6 +1,6 @@
-//! `put`, `get`, `delete` and `scan` on the engine of a directory.
+//! `put`, `get`, `delete` and `scan` on the engine of a directory, or on a cluster.
 //!
-//! Reads open it read-only, so they work beside an engine that is running; writes need its lock.
+//! Reads open a directory read-only, so they work beside an engine that is running; writes need its lock.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -10,6 +10,7 @@ use serde_json::json;
 use super::args::{DeleteArgs, DurabilityArg, GetArgs, PutArgs, ScanArgs};
 use super::failure::{Failure, Kind};
 use super::output::{Answer, JsonList, Output, json_bytes};
+use super::place::{Data, Place};
 use crate::{Engine, Entry, Error, ReadOnly, ScanOptions};
 
 pub(super) fn put(args: &PutArgs) -> Result<Answer, Failure> {
@@ -21,28 +22,31 @@ pub(super) fn put(args: &PutArgs) -> Result<Answer, Failure> {
             .read_to_end(&mut value)
             .map_err(|error| Failure::new(Kind::Io, format!("reading standard input: {error}")))?;
     }
-    write(&args.dir.dir, &args.key, args.durability, |engine| {
-        engine.put(&args.key, value)
+    write(&args.place.place()?, &args.key, args.durability, |data| {
+        data.put(args.key.as_bytes(), &value)
     })
 }
 
 pub(super) fn delete(args: &DeleteArgs) -> Result<Answer, Failure> {
-    must_exist(&args.dir.dir)?;
-    write(&args.dir.dir, &args.key, args.durability, |engine| {
-        engine.delete(&args.key)
+    let place = args.place.place()?;
+    if let Place::Dir(dir) = &place {
+        must_exist(dir)?;
+    }
+    write(&place, &args.key, args.durability, |data| {
+        data.delete(args.key.as_bytes())
     })
 }
 
-/// One write to the engine in `dir`; its answer is the version.
+/// One write; its answer is the version.
 fn write(
-    dir: &Path,
+    place: &Place,
     key: &str,
     durability: DurabilityArg,
-    what: impl FnOnce(&Engine) -> crate::Write,
+    what: impl FnOnce(&dyn Data) -> crate::Write,
 ) -> Result<Answer, Failure> {
-    let engine = Engine::open(dir)?;
-    let version = what(&engine).durability(durability.into()).wait()?;
-    engine.close()?;
+    let data = place.open()?;
+    let version = what(&*data).durability(durability.into()).wait()?;
+    data.end()?;
     Ok(Answer::new(
         format!("version {version}"),
         json!({ "key": key, "version": version.to_string() }),
@@ -50,8 +54,12 @@ fn write(
 }
 
 pub(super) fn get(args: &GetArgs) -> Result<Answer, Failure> {
-    let engine = read_only(&args.dir.dir)?;
-    let Some((value, version)) = engine.get_versioned(args.key.as_bytes())? else {
+    let key = args.key.as_bytes();
+    let found = match args.place.place()? {
+        Place::Dir(dir) => read_only(&dir)?.get_versioned(key)?,
+        cluster @ Place::Cluster(..) => cluster.open()?.get_versioned(key).wait()?,
+    };
+    let Some((value, version)) = found else {
         return Err(Failure::new(
             Kind::KeyNotFound,
             format!("there is no key {:?}", args.key),
@@ -69,7 +77,6 @@ pub(super) fn get(args: &GetArgs) -> Result<Answer, Failure> {
 }
 
 pub(super) fn scan(args: &ScanArgs, output: &Output) -> Result<Answer, Failure> {
-    let engine = read_only(&args.dir.dir)?;
     let mut options = ScanOptions::all();
     if let Some(prefix) = &args.prefix {
         options = options.prefix(prefix.clone());
@@ -86,7 +93,19 @@ pub(super) fn scan(args: &ScanArgs, output: &Output) -> Result<Answer, Failure> 
     if let Some(limit) = args.limit {
         options = options.limit(limit);
     }
-    let entries = engine.scan(options)?;
+    match args.place.place()? {
+        Place::Dir(dir) => show(read_only(&dir)?.scan(options)?, output),
+        cluster @ Place::Cluster(..) => {
+            let data = cluster.open()?;
+            show(data.scan(options), output)
+        }
+    }
+}
+
+fn show(
+    entries: impl Iterator<Item = Result<Entry, Error>>,
+    output: &Output,
+) -> Result<Answer, Failure> {
     if output.json() {
         scan_json(entries)
     } else {

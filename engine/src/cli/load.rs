@@ -15,8 +15,9 @@ use super::args::LoadArgs;
 use super::documents::{Document, Documents};
 use super::failure::Failure;
 use super::output::{Answer, Output, bytes, thousands};
+use super::place::Data;
 use super::progress::{Watch, Work};
-use crate::{Durability, Engine, Error, Version};
+use crate::{Durability, Error, Version};
 
 /// Writes in flight: enough that one sync commits many.
 const IN_FLIGHT: usize = 1024;
@@ -36,12 +37,13 @@ pub(super) struct Loaded {
 pub(super) fn run(args: &LoadArgs, output: &Output) -> Result<Answer, Failure> {
     // The input first: a file that is not there must not leave an empty engine behind.
     let documents = Documents::open(&args.file, &args.key)?;
-    let engine = Engine::open(&args.dir.dir)?;
+    let place = args.place.place()?;
+    let data = place.open()?;
     let watch = Watch::new(output);
     let runtime = runtime()?;
     let work = watch.work("loading");
     let loaded = runtime.block_on(load(
-        &engine,
+        &*data,
         documents,
         args.durability.into(),
         &work,
@@ -49,14 +51,14 @@ pub(super) fn run(args: &LoadArgs, output: &Output) -> Result<Answer, Failure> {
     ));
     drop(work);
     // Closed in either case: the lines before a bad one stay.
-    let closed = engine.close();
+    let closed = data.end();
     let loaded = loaded?;
     closed?;
     let seconds = loaded.time.as_secs_f64();
     let text = format!(
         "{} documents loaded into {} in {seconds:.1} s ({} of them updates, {})",
         thousands(loaded.documents),
-        args.dir.dir.display(),
+        place.shown(),
         thousands(loaded.updates),
         bytes(loaded.bytes),
     );
@@ -87,7 +89,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Writes all documents; `acknowledged` is told of each with the version it got.
 pub(super) async fn load(
-    engine: &Engine,
+    data: &dyn Data,
     documents: impl Iterator<Item = Result<Document, Failure>>,
     durability: Durability,
     work: &Work,
@@ -95,7 +97,7 @@ pub(super) async fn load(
 ) -> Result<Loaded, Failure> {
     let started = Instant::now();
     let mut load = Load {
-        engine,
+        data,
         durability,
         acknowledged,
         loaded: Loaded::default(),
@@ -115,7 +117,7 @@ pub(super) async fn load(
 }
 
 struct Load<'a, F> {
-    engine: &'a Engine,
+    data: &'a dyn Data,
     durability: Durability,
     acknowledged: F,
     loaded: Loaded,
@@ -163,7 +165,7 @@ impl<F: FnMut(Document, Version)> Load<'_, F> {
             .iter()
             .map(|document| document.key.clone())
             .collect();
-        let found = self.engine.multi_get(keys).await?;
+        let found = self.data.multi_get(&keys).await?;
         for (document, found) in documents.into_iter().zip(found) {
             let repeated = !self.seen.insert(xxh3_128(&document.key));
             if repeated || found.is_some() {
@@ -174,8 +176,8 @@ impl<F: FnMut(Document, Version)> Load<'_, F> {
             }
             self.busy.insert(document.key.clone());
             let write = self
-                .engine
-                .put(document.key.clone(), document.value.clone())
+                .data
+                .put(&document.key, &document.value)
                 .durability(self.durability);
             self.writes.spawn(async move { (document, write.await) });
         }

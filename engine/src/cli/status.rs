@@ -8,10 +8,16 @@ use super::args::StatusArgs;
 use super::data::read_only;
 use super::failure::Failure;
 use super::output::{Answer, bytes, thousands};
+use super::place::Place;
+use super::shards::cluster;
 use crate::EngineStatus;
 
 pub(super) fn run(args: &StatusArgs) -> Result<Answer, Failure> {
-    let status = read_only(&args.dir.dir)?.status()?;
+    let dir = match args.place.place()? {
+        Place::Dir(dir) => dir,
+        Place::Cluster(..) => return cluster::status(&args.place),
+    };
+    let status = read_only(&dir)?.status()?;
     Ok(Answer::new(text(&status), json!(status)))
 }
 

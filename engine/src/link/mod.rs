@@ -26,6 +26,11 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Link: fmt::Debug + Send + Sync + 'static {
     /// Sends `request` to node `to` and gives its response.
     fn call(&self, to: &NodeId, request: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>>;
+
+    /// Told where a node is, by what it announced in the placement. Default: nothing, for a link that knows by itself.
+    fn know(&self, node: &NodeId, address: &str) {
+        let _ = (node, address);
+    }
 }
 
 /// What a node answers to other nodes.

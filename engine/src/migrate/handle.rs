@@ -2,17 +2,22 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use watershed_migration::machine::{Operator, Progress};
-use watershed_migration::{Certificate, MigrationId};
+use watershed_migration::{Certificate, Limits, MigrationId, Refusal};
 use watershed_wal::ShardId;
 
 use super::driver::{Input, wish};
 use crate::Error;
 use crate::link::BoxFuture;
+use crate::sync::lock;
+
+#[cfg(doc)]
+use watershed_migration::MigrationConfig;
 
 /// Called by the driver with each progress, at a change of phase before anything of the new phase happens.
 pub(super) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
@@ -45,6 +50,8 @@ pub(super) struct Shared {
     id: MigrationId,
     shard: ShardId,
     progress: watch::Sender<Progress>,
+    /// When the progress last was another one.
+    moved: Mutex<Instant>,
     standing: watch::Sender<Standing>,
     inbox: mpsc::UnboundedSender<Input>,
 }
@@ -59,6 +66,7 @@ impl Shared {
             id: first.migration,
             shard: first.shard,
             progress: watch::Sender::new(first),
+            moved: Mutex::new(Instant::now()),
             standing: watch::Sender::new(Standing {
                 certificate,
                 ended: None,
@@ -81,7 +89,15 @@ impl Shared {
 
     /// Gives the progress before.
     pub(super) fn set_progress(&self, progress: Progress) -> Progress {
-        self.progress.send_replace(progress)
+        let before = self.progress.send_replace(progress.clone());
+        let same = Progress {
+            phase_ms: before.phase_ms.clone(),
+            ..progress
+        };
+        if same != before {
+            *lock(&self.moved) = Instant::now();
+        }
+        before
     }
 
     pub(super) fn set_certificate(&self, certificate: Certificate) {
@@ -144,6 +160,37 @@ impl Migration {
         self.shared.progress()
     }
 
+    /// Whether it has moved the shard; `None` while it has not, and has not ended.
+    pub(crate) fn outcome(&self) -> Option<bool> {
+        let standing = self.shared.standing.borrow();
+        let moved = standing.certificate.is_some();
+        (moved || standing.ended.is_some()).then_some(moved)
+    }
+
+    /// Why it has ended without moving the shard, if it has.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let standing = self.shared.standing.borrow();
+        match (&standing.certificate, &standing.ended) {
+            (None, Some(ended @ (Ended::Failed(_) | Ended::Closed))) => {
+                Some(ended.error(self.shared.shard))
+            }
+            _ => None,
+        }
+    }
+
+    /// For how many milliseconds it has shown no progress.
+    #[must_use]
+    pub fn idle_ms(&self) -> u64 {
+        let idle = lock(&self.shared.moved).elapsed().as_millis();
+        u64::try_from(idle).unwrap_or(u64::MAX)
+    }
+
+    /// Whether it has ended, one way or another, as far as this node drove it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.standing.borrow().ended.is_some()
+    }
+
     /// Blocks until there is progress this handle has not shown; `None` once the migration has ended.
     pub fn next_progress(&mut self) -> Option<Progress> {
         pollster::block_on(self.next_progress_async())
@@ -174,12 +221,40 @@ impl Migration {
         self.shared.wish(Operator::Abort { reason });
     }
 
-    /// Ends `hold`: cuts over as soon as the target has caught up.
+    /// Ends `hold`: cuts over as soon as the target has caught up. It is kept in the placement before it is acted on,
+    /// and survives a restart, once `cutover` of [`Migration::progress`] says so.
     pub fn cutover(&self) {
         self.shared.wish(Operator::Cutover);
     }
 
-    /// Ends the grace time now: the old copy is deleted once it was compared.
+    /// Stands still until [`Migration::resume`]. Nothing is copied or shipped, and no pause of the writers begins; one
+    /// under way is given up first. Durable writes are still forwarded to a target that takes them, as that costs the
+    /// least and leaves nothing to catch up; the source keeps its log, within the bounds of `hold_bytes` and `hold_ms`,
+    /// and beyond them the migration ends once it is resumed. From Activate on there is no effect, but in Cleanup: nothing is compared or deleted, and the grace time does not count.
+    ///
+    /// It is kept in the placement, and survives a restart, once `paused` of [`Migration::progress`] says so. A paused
+    /// migration makes room for another of those that may run at once.
+    pub fn pause(&self) {
+        self.shared.wish(Operator::Pause);
+    }
+
+    /// Goes on after [`Migration::pause`], when its turn has come again.
+    pub fn resume(&self) {
+        self.shared.wish(Operator::Resume);
+    }
+
+    /// Changes limits: of a copy that is running, and of the next attempt's pause. They are kept in the placement, and
+    /// survive a restart, once [`Migration::progress`] shows them.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where a limit is out of bounds, as in [`MigrationConfig`]; nothing changes then.
+    pub fn set_limits(&self, limits: Limits) -> Result<(), Error> {
+        limits.validate().map_err(Refusal::from)?;
+        self.shared.wish(Operator::SetLimits(limits));
+        Ok(())
+    }
+
+    /// Ends the grace time now: the old copy is deleted once it was compared, also of a migration paused in Cleanup.
     pub fn cleanup(&self) {
         self.shared.wish(Operator::Cleanup);
     }

@@ -4,7 +4,7 @@
 //! frozen next is newer. So the wish to move the shard again is the wish to end the last move's Cleanup: its copies are
 //! compared, the old one is deleted, and only then the new move begins. Whose driver has gone is taken over.
 
-use watershed_migration::{MigrationRecord, Phase, PlacementRecord};
+use watershed_migration::{MigrationId, MigrationRecord, Phase, PlacementRecord};
 use watershed_wal::ShardId;
 
 use super::handle::Migration;
@@ -56,8 +56,20 @@ async fn driver_of(
     {
         return Ok(Some(driver));
     }
+    take_over(node, record, last.id).await
+}
+
+/// Makes this node the driver of a migration whose driver has gone; `None` where the record has moved on meanwhile.
+///
+/// # Errors
+/// When the placement fails; it may have happened then.
+pub(crate) async fn take_over(
+    node: &Node,
+    record: &PlacementRecord,
+    migration: MigrationId,
+) -> Result<Option<Migration>, Error> {
     let taken = record
-        .take_over(last.id, node.id.clone())
+        .take_over(migration, node.id.clone())
         .map_err(|error| Error::inconsistent(record.shard, error.to_string()))?;
     match node.placement.swap(Some(record.revision), taken).await {
         Ok(taken) => Ok(take_up_driver(node, taken)),

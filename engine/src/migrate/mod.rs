@@ -6,7 +6,7 @@
 //! ```text
 //! driver.rs     one task for each migration that this node drives      handle.rs   what a user holds of it
 //! source/       one actor for each copy that is or was an owner        target/     one for each copy being made
-//! sender.rs     live forwarding                                        pull.rs     copying the checkpoint
+//! sender.rs     live forwarding                                        pull.rs     copying the checkpoint (part.rs, throttle.rs, room.rs)
 //! ```
 //!
 //! On the disk: `checkpoints/` (served by a source), `incoming/` (being made by a target), `certificates/`, and notes
@@ -18,31 +18,40 @@ mod calls;
 mod certificates;
 mod checkpoint;
 mod compare;
+mod counts;
 mod driver;
 mod durable;
 mod handle;
 mod last_move;
 mod part;
 mod peer;
+mod plan;
 mod pull;
 mod refusal;
 mod resume;
+mod room;
 mod sender;
 mod source;
 mod target;
 mod tasks;
+mod throttle;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use watershed_migration::MigrationId;
 use watershed_migration::messages::{RefusedKind, Request, Response};
+use watershed_migration::{MigrationConfig, MigrationId};
 use watershed_wal::{InstanceId, ShardId};
 
 pub use builder::Migrate;
+pub use counts::MigrationCounts;
+pub(crate) use counts::MoveCounts;
 pub use handle::Migration;
+pub(crate) use last_move::take_over;
+pub use plan::MigrationPlan;
+pub(crate) use plan::answer as answer_survey;
 pub(crate) use resume::resume;
 pub(crate) use source::before_serving;
 pub(crate) use target::files::expected_receivers;
@@ -56,6 +65,8 @@ use source::Source;
 use target::Target;
 use tasks::Tasks;
 
+/// A call without an answer for so long is given up; its request may be asked again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ended migrations whose handles are still listed.
 const ENDED_KEPT: usize = 64;
 
@@ -63,7 +74,9 @@ const ENDED_KEPT: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Migrations {
     at_once: Arc<Semaphore>,
+    defaults: MigrationConfig,
     tasks: Tasks,
+    counts: MoveCounts,
     state: Mutex<State>,
 }
 
@@ -76,13 +89,24 @@ struct State {
 }
 
 impl Migrations {
-    /// Drives so many migrations at once; more wait.
-    pub(crate) fn new(at_once: usize) -> Self {
+    /// Drives so many migrations at once; more wait. `defaults`: how they are done, unless they are told otherwise.
+    pub(crate) fn new(at_once: usize, defaults: MigrationConfig) -> Self {
         Self {
             at_once: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            defaults,
             tasks: Tasks::new(),
+            counts: MoveCounts::default(),
             state: Mutex::default(),
         }
+    }
+
+    pub(crate) fn defaults(&self) -> &MigrationConfig {
+        &self.defaults
+    }
+
+    /// What was counted of them since the engine was opened.
+    pub(crate) fn counts(&self) -> &MoveCounts {
+        &self.counts
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {
@@ -145,7 +169,7 @@ impl Migrations {
     }
 
     /// The handle of a migration that this node drives, or has driven lately.
-    fn driving(&self, id: MigrationId) -> Option<Migration> {
+    pub(crate) fn driving(&self, id: MigrationId) -> Option<Migration> {
         let state = lock(&self.state);
         let mut handles = state.drivers.iter().map(Driver::handle);
         handles.find(|handle| handle.id() == id)

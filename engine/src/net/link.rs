@@ -25,11 +25,11 @@ use watershed_migration::NodeId;
 use watershed_migration::messages::MAX_MESSAGE_BYTES;
 
 use super::codec::{CALL, Encoded, GREET};
-use super::identity::{Identity, Role};
-use super::tls::{Tls, failed_handshake};
+use super::identity::Identity;
+use super::tls::{Expected, Tls, failed_handshake};
 use super::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW, FRAME_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT,
-    NetError, STREAM_WINDOW, Security,
+    NetError, STREAM_WINDOW, Security, clients,
 };
 use crate::link::{BoxFuture, Link, LinkError};
 use crate::sync::lock;
@@ -48,12 +48,15 @@ struct Shared {
     /// Where connections live: calls may be made in any runtime, or in none.
     runtime: Handle,
     tls: Option<Tls>,
+    /// What a new connection asks for first, which must be open to this side; see [`Shared::connect`].
+    greeting: &'static str,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
 }
 
 /// A node, and the connection to it.
 struct Peer {
-    node: NodeId,
+    /// `None`: whatever node is at the address.
+    node: Option<NodeId>,
     address: String,
     connection: tokio::sync::Mutex<Connection>,
 }
@@ -89,25 +92,31 @@ impl NetLink {
                 return Err(NetError::NotThisNode { found, node });
             }
         }
-        Self::showing(tls)
+        Self::showing(tls, GREET)
+    }
+
+    /// A link of a client or an admin.
+    pub(crate) fn of_client(security: Security) -> Result<Self, NetError> {
+        let tls = match security {
+            Security::Mutual(files) => Some(Tls::load(files)?),
+            Security::Insecure => None,
+        };
+        Self::showing(tls, clients::GREET)
     }
 
     /// A link that shows this certificate, whosever it is.
-    pub(super) fn showing(tls: Option<Tls>) -> Result<Self, NetError> {
+    pub(super) fn showing(tls: Option<Tls>, greeting: &'static str) -> Result<Self, NetError> {
         Ok(Self(Arc::new(Shared {
             runtime: Handle::try_current().map_err(|_| NetError::NoRuntime)?,
             tls,
+            greeting,
             peers: Mutex::default(),
         })))
     }
 
     /// Tells where a node is, as HOST:PORT. A connection to where it was before is used no more.
     pub fn know(&self, node: NodeId, address: impl Into<String>) {
-        let peer = Peer {
-            node: node.clone(),
-            address: address.into(),
-            connection: tokio::sync::Mutex::default(),
-        };
+        let peer = Peer::new(Some(node.clone()), address.into());
         let mut peers = lock(&self.0.peers);
         if peers
             .get(&node)
@@ -115,6 +124,42 @@ impl NetLink {
         {
             peers.insert(node, Arc::new(peer));
         }
+    }
+
+    /// Asks a node that it knows: one message to a method, and the answer.
+    pub(crate) fn ask(
+        &self,
+        to: &NodeId,
+        method: &'static str,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+        let node = to.clone();
+        let Some(peer) = lock(&self.0.peers).get(to).cloned() else {
+            return Box::pin(async { Err(LinkError::UnknownNode { node }) });
+        };
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let asked = shared.ask(&peer, method, request).await;
+            asked.map_err(|failed| match failed {
+                Failed::NotBegun(reason) => LinkError::Unreachable { node, reason },
+                Failed::Unknown(reason) => LinkError::Lost { node, reason },
+            })
+        })
+    }
+
+    /// Asks whatever node is at an address, over a connection for this once.
+    pub(crate) fn ask_at(
+        &self,
+        address: &str,
+        method: &'static str,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        let peer = Arc::new(Peer::new(None, address.to_owned()));
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let asked = shared.ask(&peer, method, request).await;
+            asked.map_err(|(Failed::NotBegun(reason) | Failed::Unknown(reason))| reason)
+        })
     }
 
     /// Where its connections live.
@@ -143,34 +188,42 @@ impl NetLink {
 impl fmt::Debug for NetLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peers = lock(&self.0.peers);
-        let known = peers.values().map(|peer| (&peer.node, &peer.address));
+        let known = peers.iter().map(|(node, peer)| (node, &peer.address));
         f.debug_map().entries(known).finish()
     }
 }
 
 impl Link for NetLink {
     fn call(&self, to: &NodeId, request: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
-        let node = to.clone();
-        let Some(peer) = lock(&self.0.peers).get(to).cloned() else {
-            return Box::pin(async { Err(LinkError::UnknownNode { node }) });
-        };
-        let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            let unreachable = |reason| LinkError::Unreachable {
-                node: node.clone(),
-                reason,
-            };
-            let sender = shared.sender(&peer).await.map_err(unreachable)?;
-            match call(sender, CALL, request).await {
-                Ok(answer) => Ok(answer),
-                Err(Failed::NotBegun(reason)) => Err(unreachable(reason)),
-                Err(Failed::Unknown(reason)) => Err(LinkError::Lost { node, reason }),
-            }
-        })
+        self.ask(to, CALL, request)
+    }
+
+    fn know(&self, node: &NodeId, address: &str) {
+        self.know(node.clone(), address);
+    }
+}
+
+impl Peer {
+    fn new(node: Option<NodeId>, address: String) -> Self {
+        Self {
+            node,
+            address,
+            connection: tokio::sync::Mutex::default(),
+        }
     }
 }
 
 impl Shared {
+    async fn ask(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        method: &'static str,
+        request: Bytes,
+    ) -> Result<Bytes, Failed> {
+        let sender = self.sender(peer).await.map_err(Failed::NotBegun)?;
+        call(sender, method, request).await
+    }
+
     /// The connection to a peer, made where there is none. Several callers wait for the same attempt.
     async fn sender(self: &Arc<Self>, peer: &Arc<Peer>) -> Result<SendRequest<Body>, String> {
         let mut connection = peer.connection.lock().await;
@@ -225,9 +278,9 @@ impl Shared {
                 open(stream, address).await?
             }
             Some(tls) => {
-                let expected = Identity {
-                    role: Role::Node,
-                    name: peer.node.clone(),
+                let expected = match &peer.node {
+                    Some(node) => Expected::Exactly(Identity::node(node.clone())),
+                    None => Expected::AnyNode,
                 };
                 let config = tls.current().client(expected);
                 let config = config.map_err(|error| error.to_string())?;
@@ -241,7 +294,7 @@ impl Shared {
             }
         };
         let (sender, ended) = opened;
-        let reason = match call(sender.clone(), GREET, Bytes::new()).await {
+        let reason = match call(sender.clone(), self.greeting, Bytes::new()).await {
             Ok(_) => return Ok(sender),
             Err(Failed::NotBegun(reason) | Failed::Unknown(reason)) => reason,
         };
@@ -334,7 +387,7 @@ fn causes(error: &dyn Error) -> String {
 }
 
 /// Each cause that the text before it does not say already.
-fn join_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
+pub(crate) fn join_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(cause) = source {
         let said = cause.to_string();
         if text.is_empty() {

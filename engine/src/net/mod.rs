@@ -61,15 +61,20 @@
 //! ```text
 //! certs.rs      an authority of the cluster's own      identity.rs   who a certificate is for
 //! tls.rs        certificates in use, read again        codec.rs      messages that are encoded already
+//! clients.rs    what clients may ask                    admins.rs     what operators may
+//! raw.rs        services of messages that are bytes
 //! server.rs     what comes in                          link.rs       what goes out
 //! refusals.rs   who was refused, said once             placement/    the map of owners, served to other nodes
 //! ```
 
+mod admins;
 pub mod certs;
+mod clients;
 mod codec;
 mod identity;
 mod link;
 mod placement;
+mod raw;
 mod refusals;
 mod server;
 #[cfg(test)]
@@ -80,9 +85,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub(crate) use admins::DO as ADMIN_DO;
+pub(crate) use clients::{CALL as CLIENT_CALL, MAP as CLIENT_MAP, proto as client_proto};
 pub use identity::{Identity, IdentityError, Role};
 pub use link::NetLink;
+#[cfg(feature = "etcd")]
+pub(crate) use link::join_causes;
 pub use placement::RemotePlacement;
+pub use refusals::RefusalClass;
 pub use server::{NetServer, NetServices};
 pub use tls::{TlsError, TlsFiles};
 

@@ -16,21 +16,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::body::Body;
-use tonic::server::{Grpc, NamedService};
+use tonic::Status;
 use tonic::transport::server::Connected;
-use tonic::{Request, Response, Status};
-use watershed_migration::messages::MAX_MESSAGE_BYTES;
+use watershed_migration::NodeId;
 
-use super::codec::{CALL, Encoded, GREET, SERVICE};
+use super::admins::Admins;
+use super::clients::Clients;
+use super::codec::{CALL, GREET, SERVICE};
 use super::identity::{Identity, Role};
-use super::refusals::Refusals;
+use super::raw::{Answered, Handler, Raw, no_such_method};
+use super::refusals::{RefusalClass, Refusals};
 use super::tls::{Tls, failed_handshake};
 use super::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW, FRAME_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT,
     NetError, STREAM_WINDOW, Security, placement,
 };
+use crate::engine::Engine;
 use crate::link::{BoxFuture, Service};
+use crate::node::Node;
 use crate::placement::Placement;
 
 /// The most connections at once; more wait to be accepted.
@@ -48,6 +51,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct NetServer {
     address: SocketAddr,
+    refusals: Arc<Refusals>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
     serving: JoinHandle<()>,
@@ -58,6 +62,8 @@ pub struct NetServer {
 pub struct NetServices {
     nodes: Arc<dyn Service>,
     placement: Option<Arc<dyn Placement>>,
+    /// Whose data clients may ask for.
+    node: Option<Node>,
 }
 
 impl NetServices {
@@ -67,7 +73,19 @@ impl NetServices {
         Self {
             nodes,
             placement: None,
+            node: None,
         }
+    }
+
+    /// Everything that an engine answers: what nodes ask each other, and what clients and operators ask. It does not keep the engine
+    /// open.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed).
+    pub fn of(engine: &Engine) -> Result<Self, crate::Error> {
+        let mut services = Self::new(engine.service()?);
+        services.node = Some(engine.node()?);
+        Ok(services)
     }
 
     /// Serves a placement of this process too, to the [`RemotePlacement`](super::RemotePlacement)s of other nodes.
@@ -112,9 +130,11 @@ impl NetServer {
             ready,
         };
         let accepting = tokio::spawn(door.accept(listener));
-        let serving = tokio::spawn(serve(services, Callers(refusals), incoming, stopped));
+        let callers = Callers(Arc::clone(&refusals));
+        let serving = tokio::spawn(serve(services, callers, incoming, stopped));
         Ok(Self {
             address,
+            refusals,
             stop,
             accepting,
             serving,
@@ -125,6 +145,12 @@ impl NetServer {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many peers it has refused, by class.
+    #[must_use]
+    pub fn refusals(&self) -> [(RefusalClass, u64); RefusalClass::ALL.len()] {
+        self.refusals.counts()
     }
 
     /// Accepts nothing more, lets calls that are going on end for a few seconds, and ends.
@@ -154,6 +180,18 @@ async fn serve(
 ) {
     let placement = services.placement;
     let placement = placement.map(|placement| placement::Served::new(placement, callers.clone()));
+    let admins = services.node.clone().map(|node| {
+        Raw(Admins {
+            node,
+            callers: callers.clone(),
+        })
+    });
+    let clients = services.node.map(|node| {
+        Raw(Clients {
+            node,
+            callers: callers.clone(),
+        })
+    });
     let nodes = Nodes {
         service: services.nodes,
         callers,
@@ -175,9 +213,11 @@ async fn serve(
         .http2_max_header_list_size(HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(nodes)
+        .add_service(Raw(nodes))
         .add_service(health_service)
         .add_optional_service(placement)
+        .add_optional_service(clients)
+        .add_optional_service(admins)
         .serve_with_incoming_shutdown(incoming, stop)
         .await;
     if let Err(error) = served {
@@ -223,7 +263,11 @@ impl Door {
 
     async fn admit(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
         let shaken = tokio::time::timeout(CONNECT_TIMEOUT, self.shake_hands(stream)).await;
-        match shaken.unwrap_or_else(|_| Err("it did not finish the TLS handshake".into())) {
+        let slow = || {
+            let reason = "it did not finish the TLS handshake".to_owned();
+            Err((RefusalClass::Slow, reason))
+        };
+        match shaken.unwrap_or_else(|_| slow()) {
             Ok((io, identity)) => {
                 let mut server = self.stopped.clone();
                 let connection = Connection {
@@ -240,14 +284,14 @@ impl Door {
                 // Fails only where the server has ended.
                 let _ = self.ready.send(connection).await;
             }
-            Err(reason) => self.refusals.note(peer.ip(), &reason),
+            Err((class, reason)) => self.refusals.note(peer.ip(), class, &reason),
         }
     }
 
     async fn shake_hands(
         &self,
         stream: TcpStream,
-    ) -> Result<(Box<dyn Io>, Option<Identity>), String> {
+    ) -> Result<(Box<dyn Io>, Option<Identity>), (RefusalClass, String)> {
         // Small answers must not wait for each other; where that can't be set they only come later.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
@@ -258,14 +302,18 @@ impl Door {
             Ok(stream) => stream,
             Err((error, stream)) => {
                 linger(stream).await;
-                return Err(failed_handshake(&error));
+                return Err((RefusalClass::Handshake, failed_handshake(&error)));
             }
         };
         let chain = stream.get_ref().1.peer_certificates();
-        let certificate = chain
-            .and_then(<[_]>::first)
-            .ok_or("it shows no certificate")?;
-        let identity = Identity::of(certificate).map_err(|error| error.to_string())?;
+        let certificate = chain.and_then(<[_]>::first).ok_or_else(|| {
+            (
+                RefusalClass::Handshake,
+                "it shows no certificate".to_owned(),
+            )
+        })?;
+        let identity = Identity::of(certificate)
+            .map_err(|error| (RefusalClass::Identity, error.to_string()))?;
         Ok((Box::new(stream), Some(identity)))
     }
 }
@@ -289,10 +337,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 /// Who calls.
 #[derive(Debug, Clone)]
-struct Caller {
+pub(super) struct Caller {
     address: SocketAddr,
     /// `None` without certificates: then everybody is believed.
-    identity: Option<Identity>,
+    pub(super) identity: Option<Identity>,
 }
 
 /// A connection that was let in.
@@ -370,10 +418,30 @@ impl Callers {
         let Some(caller) = call.get::<Caller>() else {
             return Err(Status::internal("the caller is not known"));
         };
+        self.only(caller, &[Role::Node], "only nodes")
+    }
+
+    /// Lets these roles through, which are `said` so.
+    pub(super) fn only(&self, caller: &Caller, roles: &[Role], said: &str) -> Result<(), Status> {
         match &caller.identity {
-            Some(identity) if identity.role != Role::Node => {
-                let reason = format!("{identity} asks for what only nodes may");
-                self.0.note(caller.address.ip(), &reason);
+            Some(identity) if !roles.contains(&identity.role) => {
+                let reason = format!("{identity} asks for what {said} may");
+                self.0
+                    .note(caller.address.ip(), RefusalClass::Role, &reason);
+                Err(Status::permission_denied(reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a node speak for itself, and for no other. Without certificates everybody is believed.
+    pub(super) fn only_itself(&self, call: &http::Extensions, node: &NodeId) -> Result<(), Status> {
+        self.only_nodes(call)?;
+        let caller = call.get::<Caller>();
+        match caller.and_then(|caller| Some((caller.address, caller.identity.as_ref()?))) {
+            Some((address, identity)) if identity.name != *node => {
+                let reason = format!("{identity} speaks for node {node}, which only that node may");
+                self.0.note(address.ip(), RefusalClass::Role, &reason);
                 Err(Status::permission_denied(reason))
             }
             _ => Ok(()),
@@ -388,62 +456,23 @@ struct Nodes {
     callers: Callers,
 }
 
-impl NamedService for Nodes {
+impl Handler for Nodes {
     const NAME: &'static str = SERVICE;
-}
 
-impl tower_service::Service<http::Request<Body>> for Nodes {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = match request.uri().path() {
-            CALL => Answer::Served(self.clone()),
-            GREET => Answer::Greeted(self.callers.clone()),
-            _ => Answer::Unknown,
-        };
-        let mut grpc = Grpc::new(Encoded)
-            .apply_max_message_size_config(Some(MAX_MESSAGE_BYTES), Some(MAX_MESSAGE_BYTES));
-        Box::pin(async move { Ok(grpc.unary(answer, request).await) })
-    }
-}
-
-/// What answers one call.
-enum Answer {
-    Served(Nodes),
-    Greeted(Callers),
-    Unknown,
-}
-
-impl tower_service::Service<Request<Bytes>> for Answer {
-    type Response = Response<Bytes>;
-    type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Bytes>, Status>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let call = request.extensions();
-        let answer = match self {
-            Self::Served(nodes) => nodes
-                .callers
-                .only_nodes(call)
-                .map(|()| nodes.service.serve(request.into_inner())),
-            Self::Greeted(callers) => callers.only_nodes(call).map(|()| {
-                let nothing: BoxFuture<'static, Bytes> = Box::pin(async { Bytes::new() });
-                nothing
-            }),
-            Self::Unknown => Err(Status::unimplemented(
-                "this node does not know the method; upgrade the older of both nodes",
-            )),
-        };
-        Box::pin(async move { Ok(Response::new(answer?.await)) })
+    fn answer(
+        &self,
+        method: &str,
+        caller: &Caller,
+        request: Bytes,
+    ) -> Result<BoxFuture<'static, Answered>, Status> {
+        self.callers.only(caller, &[Role::Node], "only nodes")?;
+        match method {
+            CALL => {
+                let served = self.service.serve(request);
+                Ok(Box::pin(async move { Ok(served.await) }))
+            }
+            GREET => Ok(Box::pin(async { Ok(Bytes::new()) })),
+            _ => Err(no_such_method()),
+        }
     }
 }

@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{
     ServerConfig, SignatureScheme,
 };
 
-use super::identity::{Identity, IdentityError};
+use super::identity::{Identity, IdentityError, Role};
 use crate::sync::lock;
 
 /// How often the files are looked at, at the most.
@@ -210,8 +210,8 @@ impl Loaded {
         })
     }
 
-    /// For a connection to `expected`, and nobody else.
-    pub(crate) fn client(&self, expected: Identity) -> Result<ClientConfig, rustls::Error> {
+    /// For a connection to who is `expected`, and nobody else.
+    pub(crate) fn client(&self, expected: Expected) -> Result<ClientConfig, rustls::Error> {
         let verifier = ExpectedServer {
             expected,
             roots: Arc::clone(&self.roots),
@@ -259,10 +259,36 @@ impl TlsError {
     }
 }
 
+/// Who a server must be.
+#[derive(Debug, Clone)]
+pub(crate) enum Expected {
+    Exactly(Identity),
+    /// Any node of the cluster: for who knows an address and not yet whose it is.
+    AnyNode,
+}
+
+impl Expected {
+    fn is(&self, found: &Identity) -> bool {
+        match self {
+            Self::Exactly(expected) => found == expected,
+            Self::AnyNode => found.role == Role::Node,
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(identity) => identity.fmt(f),
+            Self::AnyNode => f.write_str("a node"),
+        }
+    }
+}
+
 /// Takes a server for who it should be by what its certificate says, wherever it runs.
 #[derive(Debug)]
 struct ExpectedServer {
-    expected: Identity,
+    expected: Expected,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
@@ -271,7 +297,7 @@ struct ExpectedServer {
 #[derive(Debug, thiserror::Error)]
 enum WrongServer {
     #[error("this is {found}, and not {expected}")]
-    Other { found: Identity, expected: Identity },
+    Other { found: Identity, expected: Expected },
     #[error(transparent)]
     Nobody(IdentityError),
 }
@@ -295,7 +321,7 @@ impl ServerCertVerifier for ExpectedServer {
             algorithms,
         )?;
         let wrong = match Identity::of(end_entity) {
-            Ok(found) if found == self.expected => return Ok(ServerCertVerified::assertion()),
+            Ok(found) if self.expected.is(&found) => return Ok(ServerCertVerified::assertion()),
             Ok(found) => WrongServer::Other {
                 found,
                 expected: self.expected.clone(),

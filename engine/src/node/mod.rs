@@ -7,6 +7,8 @@
 //! local.rs      requests for shards owned here
 //! route.rs      requests for shards owned elsewhere
 //! serve.rs      what other nodes ask
+//! goals.rs      moves that operators' goals ask for, begun by their targets
+//! member.rs     this node among the others, and whose driving it takes over
 //! leftovers.rs  what crashes left under shards/
 //! keep.rs       the background: flushed marks, and flushing what pins the log
 //! ```
@@ -15,9 +17,11 @@
 //! migration is in migrate/.
 
 mod at_once;
+mod goals;
 mod keep;
 mod leftovers;
 mod local;
+mod member;
 mod open;
 mod replay;
 mod route;
@@ -35,6 +39,8 @@ use watershed_migration::messages::EntryVersion;
 use watershed_migration::{NodeId, PlacementRecord};
 use watershed_wal::{InstanceId, Log, ShardId, TermStart};
 
+#[cfg(feature = "net")]
+pub(crate) use goals::plan;
 pub(crate) use local::Local;
 
 use crate::Error;
@@ -73,19 +79,22 @@ pub(crate) struct NodeInner {
     pub(crate) placement: Arc<dyn Placement>,
     witness: Arc<Witness>,
     /// The placement, where it is the engine's own and so closes with it.
-    own_placement: Option<Arc<FilePlacement>>,
+    pub(crate) own_placement: Option<Arc<FilePlacement>>,
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) migrations: Migrations,
     pub(crate) shards: u64,
     pool: ApplyPool,
     keeper: keep::Keeper,
+    member: member::Membership,
     hosted: RwLock<HashMap<InstanceId, Arc<Hosted>>>,
     /// The copy of a shard that owns it, or did last: found on every request.
     owned: RwLock<HashMap<ShardId, Arc<Hosted>>>,
     closed: AtomicBool,
     /// Requests of this process under way.
     pub(crate) requests: AtomicU64,
+    /// Requests of other nodes that were refused since they came with an epoch of before.
+    pub(crate) stale_epochs: AtomicU64,
     /// The runtime's timers may be used; see [`crate::request::Entered`].
     pub(crate) alive: RwLock<bool>,
 }
@@ -195,6 +204,7 @@ impl Node {
 
     /// Ends everything in order: migrations, writes, applying, stores, the log.
     pub(crate) async fn close(&self) -> Result<(), Error> {
+        self.leave().await;
         self.migrations.stop().await;
         self.closed.store(true, Ordering::Release);
         let node = self.clone();
@@ -260,12 +270,5 @@ pub(crate) fn from_wire(version: EntryVersion) -> Version {
     Version {
         term: version.term,
         seq: version.seq,
-    }
-}
-
-impl Node {
-    /// The shard that a key belongs to.
-    pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
-        crate::shard_of::shard_of(crate::shard_of::hash(key), self.shards)
     }
 }

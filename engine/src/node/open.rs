@@ -25,7 +25,7 @@ use crate::Error;
 use crate::datadir::DataDir;
 use crate::migrate::{self, Migrations};
 use crate::options::{DEFAULT_SHARDS, EngineOptions};
-use crate::placement::{ClusterInfo, FilePlacement, Placement, Witness};
+use crate::placement::{ClusterInfo, FilePlacement, Placement, PlacementError, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv};
 
@@ -105,10 +105,12 @@ impl Node {
             own_placement,
             link: options.link,
             runtime,
-            migrations: Migrations::new(options.migrations_at_once),
+            migrations: Migrations::new(options.migrations_at_once, options.migration_defaults),
+            stale_epochs: Default::default(),
             shards: cluster.shards,
             pool,
             keeper: keep::Keeper::default(),
+            member: Default::default(),
             hosted: Default::default(),
             owned: Default::default(),
             closed: Default::default(),
@@ -234,7 +236,18 @@ impl Node {
         let missing = missing.filter(|shard| !have.contains(shard));
         let made = at_once::for_each(&self.runtime, missing, |shard| {
             let node = self.clone();
-            async move { node.create_shard(shard).await }
+            async move {
+                match node.create_shard(shard).await {
+                    // Another node makes the same cluster at this moment.
+                    Err(
+                        Error::ShardExists { .. }
+                        | Error::Placement(PlacementError::Conflict {
+                            current: Some(_), ..
+                        }),
+                    ) => Ok(()),
+                    made => made,
+                }
+            }
         });
         made.await?;
         self.data.set_making(false)

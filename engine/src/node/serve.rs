@@ -1,6 +1,7 @@
 //! What other nodes ask: data requests are answered here, those of a migration in migrate/.
 
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,12 +30,23 @@ impl Service for Node {
 impl Node {
     /// Carries out an encoded request. It goes on when the caller stops waiting.
     pub(crate) fn answer(&self, request: Bytes) -> BoxFuture<'static, Bytes> {
+        match Request::decode_bytes(request) {
+            Ok(request) => self.answer_request(request),
+            Err(error) => {
+                let refused = Response::refused(RefusedKind::Unsupported, error.to_string());
+                Box::pin(async move { refused.encode() })
+            }
+        }
+    }
+
+    /// Carries out a request. It goes on when the caller stops waiting.
+    pub(crate) fn answer_request(&self, request: Request) -> BoxFuture<'static, Bytes> {
         let node = self.clone();
         let task = self.runtime.spawn(async move {
-            let response = match Request::decode_bytes(request) {
-                Ok(request) => node.dispatch(request).await,
-                Err(error) => Response::refused(RefusedKind::Unsupported, error.to_string()),
-            };
+            let response = node.dispatch(request).await;
+            if matches!(&response, Response::Refused(refused) if refused.kind == RefusedKind::StaleEpoch) {
+                node.stale_epochs.fetch_add(1, Ordering::Relaxed);
+            }
             response.encode()
         });
         // It may have been at anything.
@@ -82,6 +94,7 @@ impl Node {
             }
             Request::Get { shard, keys } => self.serve_get(shard, keys).await,
             Request::Scan { shard, scan } => self.serve_scan(shard, scan).await,
+            Request::Survey { shard } => migrate::answer_survey(self, shard).await,
             other => migrate::serve(self, other).await,
         }
     }

@@ -1,30 +1,33 @@
 //! The embedded placement: a journal in a directory, for the engines of one process.
 //!
 //! Reads are answered from memory. Changes go, one after the other, through a thread of its own which makes each
-//! durable before it can be read. The directory is locked: a second process is refused, and the engines of one process
-//! share one [`FilePlacement`] through an `Arc`.
+//! durable before it can be read (writer.rs). Whether a member is alive is not durable (lives.rs). The directory is locked:
+//! a second process is refused, and the engines of one process share one [`FilePlacement`] through an `Arc`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
-use watershed_migration::{PlacementRecord, Revision};
+use watershed_migration::balance::Goal;
+use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
-use super::journal::{self, Journal, Ledger};
-use super::map::{Entry, Map, Removed};
-use super::{ClusterInfo, Placement, PlacementError};
+use super::journal::{self, Journal};
+use super::lives::Lives;
+use super::map::{Joined, Map};
+use super::writer::{Job, Shared, Writer};
+use super::{ClusterInfo, Member, NodeInfo, Placement, PlacementError};
 use crate::link::BoxFuture;
 use crate::sync::{self, lock};
 
 /// The journal of changes, in the placement's directory.
 pub(super) const NAME: &str = "journal";
-
-type Job = Box<dyn FnOnce(&mut Writer) + Send>;
 
 /// A placement kept in a directory of this machine.
 pub struct FilePlacement {
@@ -32,20 +35,6 @@ pub struct FilePlacement {
     /// `None` once closed.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Shared {
-    dir: PathBuf,
-    /// The durable map, or why it is not known any more.
-    state: RwLock<Result<Map, PlacementError>>,
-    changes: watch::Sender<u64>,
-}
-
-/// What the thread owns.
-struct Writer {
-    journal: Journal,
-    shared: Arc<Shared>,
-    lock: File,
 }
 
 impl FilePlacement {
@@ -58,13 +47,15 @@ impl FilePlacement {
         let dir = dir.as_ref();
         make_dir(dir).map_err(|error| PlacementError::io("create", dir, error))?;
         let held = lock_dir(dir)?;
-        let (journal, state) = Journal::open(&dir.join(NAME))?;
+        let (journal, state) = Journal::open::<Map>(&dir.join(NAME))?;
+        let lives = Lives::from_now(state.members.values(), Instant::now());
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
             state: RwLock::new(Ok(state)),
+            lives: Mutex::new(lives),
             changes: watch::Sender::new(0),
         });
-        let mut writer = Writer {
+        let writer = Writer {
             journal,
             shared: shared.clone(),
             lock: held,
@@ -72,7 +63,7 @@ impl FilePlacement {
         let (jobs, queue) = mpsc::channel::<Job>();
         let thread = std::thread::Builder::new()
             .name("ws-placement".into())
-            .spawn(move || queue.into_iter().for_each(|job| job(&mut writer)))
+            .spawn(move || writer.run(&queue))
             .map_err(|error| PlacementError::io("start the thread of", dir, error))?;
         Ok(Self {
             shared,
@@ -104,13 +95,6 @@ impl FilePlacement {
         Ok((state.cluster, state.records.into_values().collect()))
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Map) -> T) -> Result<T, PlacementError> {
-        match &*sync::read(&self.shared.state) {
-            Ok(state) => Ok(look(state)),
-            Err(error) => Err(error.clone()),
-        }
-    }
-
     /// Runs `work` on the thread; it is done whole even when the future is dropped.
     fn change<T: Send + 'static>(
         &self,
@@ -134,118 +118,30 @@ impl FilePlacement {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // By name: a child process that is being started may hold a copy of the handle for a moment.
-        let _ = self.lock.unlock();
-    }
-}
-
-impl Writer {
-    fn state(&self) -> Result<Map, PlacementError> {
-        sync::read(&self.shared.state).clone()
-    }
-
-    /// Makes an entry durable, then visible.
-    fn commit(&mut self, entry: Entry) -> Result<(), PlacementError> {
-        if let Err(error) = self.journal.append(&entry) {
-            self.poison_if_unknown();
-            return Err(error);
-        }
-        let mut state = self.state()?;
-        // The caller checked that it goes on from the state, which only this thread changes.
-        let taken = state.take(entry);
-        assert!(
-            taken.is_ok(),
-            "a change that was checked is refused: {taken:?}"
-        );
-        let compacted = self.journal.compact_if_due(&state);
-        *sync::write(&self.shared.state) = Ok(state);
-        if let Err(error) = compacted {
-            self.poison_if_unknown();
-            tracing::error!(%error, "the placement failed after a change was made durable");
-        }
-        self.shared
-            .changes
-            .send_modify(|count| *count = count.wrapping_add(1));
-        Ok(())
-    }
-
-    /// Once it is unknown what is durable, an old record must not be read either: its reader would take a swap that
-    /// may have won for lost, and serve beside the new owner.
-    fn poison_if_unknown(&self) {
-        if let Some(reason) = self.journal.poisoned() {
-            *sync::write(&self.shared.state) = Err(PlacementError::Poisoned { reason });
-        }
-    }
-
-    fn swap(
-        &mut self,
-        expected: Option<Revision>,
-        mut record: PlacementRecord,
-    ) -> Result<PlacementRecord, PlacementError> {
-        let state = self.state()?;
-        let shard = record.shard;
-        let current = state.records.get(&shard);
-        if current.map(|current| current.revision) != expected {
-            return Err(PlacementError::Conflict {
-                shard,
-                current: current.cloned().map(Box::new),
-            });
-        }
-        match (expected, state.removed.get(&shard)) {
-            (Some(expected), _) if record.revision <= expected => {
-                return Err(PlacementError::Revision {
-                    shard,
-                    expected,
-                    offered: record.revision,
-                });
-            }
-            (None, Some(removed)) => removed.go_on(&mut record),
-            _ => {}
-        }
-        self.commit(Entry::Record(Box::new(record.clone())))?;
-        Ok(record)
-    }
-
-    fn remove(&mut self, shard: ShardId, expected: Revision) -> Result<(), PlacementError> {
-        let state = self.state()?;
-        match state.records.get(&shard) {
-            Some(current) if current.revision == expected => {
-                self.commit(Entry::Removed(Removed::of(current)))
-            }
-            current => Err(PlacementError::Conflict {
-                shard,
-                current: current.cloned().map(Box::new),
-            }),
-        }
-    }
-}
-
 impl Placement for FilePlacement {
     fn cluster(&self) -> BoxFuture<'_, Result<Option<ClusterInfo>, PlacementError>> {
-        Box::pin(async { self.look(|state| state.cluster) })
+        Box::pin(async { self.shared.look(|state| state.cluster) })
     }
 
     fn create_cluster(
         &self,
         info: ClusterInfo,
     ) -> BoxFuture<'_, Result<ClusterInfo, PlacementError>> {
-        self.change(move |writer| match writer.state()?.cluster {
-            Some(made) => Ok(made),
-            None => writer.commit(Entry::Cluster(info)).map(|()| info),
-        })
+        self.change(move |writer| writer.create_cluster(info))
     }
 
     fn read(
         &self,
         shard: ShardId,
     ) -> BoxFuture<'_, Result<Option<PlacementRecord>, PlacementError>> {
-        Box::pin(async move { self.look(|state| state.records.get(&shard).cloned()) })
+        Box::pin(async move { self.shared.look(|state| state.records.get(&shard).cloned()) })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<PlacementRecord>, PlacementError>> {
-        Box::pin(async { self.look(|state| state.records.values().cloned().collect()) })
+        Box::pin(async {
+            self.shared
+                .look(|state| state.records.values().cloned().collect())
+        })
     }
 
     fn swap(
@@ -262,6 +158,51 @@ impl Placement for FilePlacement {
         expected: Revision,
     ) -> BoxFuture<'_, Result<(), PlacementError>> {
         self.change(move |writer| writer.remove(shard, expected))
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<BTreeMap<NodeId, Member>, PlacementError>> {
+        Box::pin(async {
+            self.shared.look(|state| {
+                let lives = lock(&self.shared.lives);
+                let member = |joined: &Joined| Member {
+                    info: joined.info.clone(),
+                    goal: joined.goal,
+                    alive: lives.is_alive(&joined.node),
+                };
+                let members = state.members.iter();
+                members
+                    .map(|(node, joined)| (node.clone(), member(joined)))
+                    .collect()
+            })
+        })
+    }
+
+    fn announce(
+        &self,
+        node: NodeId,
+        info: NodeInfo,
+        alive_for: Duration,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        Box::pin(async move {
+            // Not behind the thread's syncs: on a slow disk nobody is to die for having waited there.
+            if self.shared.renew(&node, &info, alive_for)? {
+                return Ok(());
+            }
+            let announced = self.change(move |writer| writer.announce(node, info, alive_for));
+            announced.await
+        })
+    }
+
+    fn set_goal(
+        &self,
+        node: NodeId,
+        goal: Option<Goal>,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        self.change(move |writer| writer.set_goal(node, goal))
+    }
+
+    fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), PlacementError>> {
+        self.change(move |writer| writer.remove_member(node))
     }
 
     fn watch(&self) -> watch::Receiver<u64> {

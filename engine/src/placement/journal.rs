@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! line    := crc32 of the JSON as 8 hexadecimal digits | space | JSON | newline
-//! line 1  := {"format":{"version":1,"lines":N}}     N: how many lines were durable when the file was made
-//! others  := an entry of the [`Ledger`]
+//! line 1  := {"format":{"version":V,"lines":N}}     N: how many lines were durable when the file was made
+//! others  := an entry of the [`Ledger`], which says the version, too
 //! ```
 //!
 //! Each change is one appended line and one fdatasync. When most of the file is past, it is written again under a
@@ -19,6 +19,7 @@
 //! | the last line with a hole of zero bytes | torn: its sectors came out of order; cut |
 //! | anything else wrong in any line | refused, naming the line: an owner might go back in time |
 //! | fewer lines than the first promises | refused: the file was made whole before it got its name |
+//! | an older version | taken, and written again as this one when it is opened to be changed |
 //! | a newer version | refused |
 
 use std::fs::{self, File, OpenOptions};
@@ -32,7 +33,6 @@ use serde::{Deserialize, Serialize};
 
 use super::PlacementError;
 
-const FORMAT: u32 = 1;
 /// The ending of a journal that is not whole yet.
 const TEMPORARY: &str = "new";
 /// A journal shorter than this is not worth writing again.
@@ -44,6 +44,9 @@ const COMPACT_FACTOR: u64 = 4;
 pub(super) trait Ledger: Default {
     /// One line.
     type Entry: Serialize + DeserializeOwned;
+
+    /// The version of the journals written here; older ones are read.
+    const VERSION: u32;
 
     /// Takes an entry; what does not go on from the state is refused with the reason.
     fn take(&mut self, entry: Self::Entry) -> Result<(), String>;
@@ -68,6 +71,7 @@ struct Format {
 #[derive(Debug)]
 pub(super) struct Read<S> {
     pub(super) state: S,
+    version: u32,
     /// Where the last whole line ends.
     pub(super) end: u64,
     /// The file goes on behind `end`, with a change that was never acknowledged, or lacks its last newline.
@@ -103,6 +107,8 @@ impl Journal {
                 offset = read.end,
                 "the journal ends in a change that was never acknowledged: it is cut"
             );
+        }
+        if read.torn || read.version < S::VERSION {
             let (file, len) = write_new(path, &read.state)?;
             return Ok((Self::new(path, file, len, len), read.state));
         }
@@ -197,7 +203,7 @@ impl Journal {
 
 /// Writes a whole journal beside the old one and puts it in its place. An error other than `Poisoned` leaves the old
 /// one in place; `Poisoned` means that either may be there after a crash, so that nothing may be appended to one.
-fn write_new(path: &Path, state: &impl Ledger) -> Result<(File, u64), PlacementError> {
+fn write_new<S: Ledger>(path: &Path, state: &S) -> Result<(File, u64), PlacementError> {
     let temporary = path.with_extension(TEMPORARY);
     let bytes = encode_all(path, state)?;
     let made = (|| {
@@ -221,10 +227,10 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn encode_all(path: &Path, state: &impl Ledger) -> Result<Vec<u8>, PlacementError> {
+fn encode_all<S: Ledger>(path: &Path, state: &S) -> Result<Vec<u8>, PlacementError> {
     let entries = state.entries();
     let format = Format {
-        version: FORMAT,
+        version: S::VERSION,
         lines: 1 + entries.len() as u64,
     };
     let mut bytes = encode(path, &Head { format })?;
@@ -253,6 +259,7 @@ pub(super) fn parse<S: Ledger>(path: &Path, bytes: &[u8]) -> Result<Read<S>, Pla
     };
     let mut read = Read {
         state: S::default(),
+        version: 0,
         end: 0,
         torn: false,
     };
@@ -275,7 +282,8 @@ pub(super) fn parse<S: Ledger>(path: &Path, bytes: &[u8]) -> Result<Read<S>, Pla
             Err(what) => return Err(damaged(number, what)),
         };
         if number == 1 {
-            promised = promised_by(path, json)?;
+            let format = read_format(path, json, S::VERSION)?;
+            (read.version, promised) = (format.version, format.lines);
         } else {
             let entry = serde_json::from_slice(json).map_err(|error| {
                 damaged(
@@ -313,15 +321,15 @@ fn is_torn(line: &[u8], unterminated: bool) -> bool {
     line.iter().filter(|&&byte| byte == 0).count() > 1
 }
 
-/// What the first line promises: how many lines are durable.
-fn promised_by(path: &Path, json: &[u8]) -> Result<u64, PlacementError> {
+/// What the first line says, and promises: how many lines are durable.
+fn read_format(path: &Path, json: &[u8], supported: u32) -> Result<Format, PlacementError> {
     match serde_json::from_slice(json) {
-        Ok(Head { format }) if format.version > FORMAT => Err(PlacementError::NewerFormat {
+        Ok(Head { format }) if format.version > supported => Err(PlacementError::NewerFormat {
             file: path.to_path_buf(),
             found: format.version,
-            supported: FORMAT,
+            supported,
         }),
-        Ok(Head { format }) => Ok(format.lines),
+        Ok(Head { format }) => Ok(format),
         Err(_) => Err(PlacementError::Damaged {
             file: path.to_path_buf(),
             line: 1,

@@ -3,16 +3,21 @@
 //!
 //! ```text
 //! {"cluster":{..}} | {"record":{..}} | {"removed":{"shard":..,"revision":..,"epoch":..}}
+//! {"member":{"node":..,"info":{..},"goal":..,"alive_for_ms":..}} | {"left":{"node":..}}      from version 2 on
 //! ```
+//!
+//! A journal of version 1 is written again as version 2 when it is opened, so that what knows no members refuses it by its
+//! version, and not as damaged.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use watershed_migration::{PlacementRecord, Revision};
+use watershed_migration::balance::Goal;
+use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::{Epoch, ShardId};
 
-use super::ClusterInfo;
 use super::journal::Ledger;
+use super::{ClusterInfo, NodeInfo};
 
 /// One change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,6 +26,8 @@ pub(super) enum Entry {
     Cluster(ClusterInfo),
     Record(Box<PlacementRecord>),
     Removed(Removed),
+    Member(Joined),
+    Left(Left),
 }
 
 /// The last of a shard that was removed: a new record of it goes on from here, so that neither a swap nor a version of
@@ -53,12 +60,31 @@ impl Removed {
     }
 }
 
+/// A member, as it is from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Joined {
+    pub(super) node: NodeId,
+    pub(super) info: NodeInfo,
+    pub(super) goal: Option<Goal>,
+    /// For how long it asked last to count as alive, in milliseconds; 0 where it never did.
+    pub(super) alive_for_ms: u64,
+}
+
+/// A member that was removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Left {
+    pub(super) node: NodeId,
+}
+
 /// What the lines add up to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Map {
     pub(super) cluster: Option<ClusterInfo>,
     pub(super) records: BTreeMap<ShardId, PlacementRecord>,
     pub(super) removed: BTreeMap<ShardId, Removed>,
+    pub(super) members: BTreeMap<NodeId, Joined>,
 }
 
 impl Map {
@@ -81,6 +107,8 @@ impl Map {
 impl Ledger for Map {
     type Entry = Entry;
 
+    const VERSION: u32 = 2;
+
     fn take(&mut self, entry: Entry) -> Result<(), String> {
         match entry {
             Entry::Cluster(info) => match self.cluster {
@@ -102,6 +130,13 @@ impl Ledger for Map {
                 self.records.remove(&removed.shard);
                 self.removed.insert(removed.shard, removed);
             }
+            Entry::Member(member) => {
+                self.members.insert(member.node.clone(), member);
+            }
+            Entry::Left(left) => {
+                let known = self.members.remove(&left.node);
+                known.ok_or_else(|| format!("node {} leaves and had not joined", left.node))?;
+            }
         }
         Ok(())
     }
@@ -111,6 +146,11 @@ impl Ledger for Map {
         let records = self.records.values().cloned();
         let records = records.map(|record| Entry::Record(Box::new(record)));
         let removed = self.removed.values().copied().map(Entry::Removed);
-        cluster.chain(records).chain(removed).collect()
+        let members = self.members.values().cloned().map(Entry::Member);
+        cluster
+            .chain(records)
+            .chain(removed)
+            .chain(members)
+            .collect()
     }
 }

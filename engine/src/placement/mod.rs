@@ -11,12 +11,18 @@
 //! 3. An error other than [`PlacementError::Conflict`] says nothing about whether the swap happened: read it back.
 //!    An implementation that can't tell refuses to be read as well.
 
+#[cfg(test)]
+pub(crate) mod contract;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod file;
 mod journal;
+mod lives;
 mod map;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,13 +33,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use watershed_migration::balance::Goal;
 use watershed_migration::{HighestSeen, NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdOptions, EtcdPlacement, EtcdTls};
 pub use file::FilePlacement;
 pub(crate) use seen::{SeenBefore, Witness};
 
 use crate::link::BoxFuture;
+
+/// A member that asks for a longer time than this gets this: nobody means to be thought alive for longer without a word.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What was decided when the cluster was made, for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +68,8 @@ pub struct NodeInfo {
 pub struct Member {
     /// What it said last.
     pub info: NodeInfo,
-    /// An operator has told it to be emptied: it is given no shards.
-    pub draining: bool,
+    /// What an operator wants of it.
+    pub goal: Option<Goal>,
     /// It was heard of within the time that it asked for; else it counts as dead, and others take over what it drove.
     pub alive: bool,
 }
@@ -108,7 +120,7 @@ pub trait Placement: fmt::Debug + Send + Sync + 'static {
     }
 
     /// A node joins, or says that it is still there: it counts as alive for `alive_for` from now, counted where the
-    /// placement is. Zero: it is about to stop. Whether it is being drained stays as it was.
+    /// placement is. Zero: it is about to stop. What is wanted of it stays as it was.
     ///
     /// Renewing changes nothing durable; a changed [`NodeInfo`] is durable when this returns.
     fn announce(
@@ -121,16 +133,16 @@ pub trait Placement: fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Marks a member as to be emptied, or takes the mark back; durable.
+    /// Says what is wanted of a member, or takes that back; durable.
     ///
     /// # Errors
     /// [`PlacementError::NoMember`] where the node has not joined.
-    fn set_draining(
+    fn set_goal(
         &self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> BoxFuture<'_, Result<(), PlacementError>> {
-        let _ = draining;
+        let _ = goal;
         Box::pin(async { Err(PlacementError::NoMember { node }) })
     }
 
@@ -243,6 +255,12 @@ pub enum PlacementError {
     Unreachable {
         /// What was met.
         reason: String,
+    },
+    /// The options of a placement can't be meant. Nothing was done.
+    #[error("{what}")]
+    Options {
+        /// What is wrong, and what would be right.
+        what: String,
     },
     /// The placement is closed.
     #[error("the placement is closed")]

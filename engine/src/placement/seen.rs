@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use watershed_migration::balance::Goal;
 use watershed_migration::{HighestSeen, NodeId, PlacementRecord, Revision};
 use watershed_wal::{InstanceId, ShardId};
 
@@ -88,6 +89,8 @@ struct Sightings(BTreeMap<ShardId, Sighting>);
 
 impl Ledger for Sightings {
     type Entry = Vec<Sighting>;
+
+    const VERSION: u32 = 1;
 
     fn take(&mut self, entry: Vec<Sighting>) -> Result<(), String> {
         for sighting in entry {
@@ -329,12 +332,12 @@ impl Placement for Witness {
         self.placement.announce(node, info, alive_for)
     }
 
-    fn set_draining(
+    fn set_goal(
         &self,
         node: NodeId,
-        draining: bool,
+        goal: Option<Goal>,
     ) -> BoxFuture<'_, Result<(), PlacementError>> {
-        self.placement.set_draining(node, draining)
+        self.placement.set_goal(node, goal)
     }
 
     fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), PlacementError>> {

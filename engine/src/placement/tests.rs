@@ -1,4 +1,6 @@
-//! The file placement against crashes, damage and competing swaps.
+//! The file placement against crashes, damage and competing swaps; what each placement must do is in contract.rs.
+
+mod members;
 
 use std::fs;
 use std::path::Path;
@@ -6,34 +8,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use watershed_migration::{NodeId, PlacementRecord, Revision};
-use watershed_wal::{Epoch, InstanceId, ShardId};
+use watershed_migration::{PlacementRecord, Revision};
+use watershed_wal::{InstanceId, ShardId};
 
+use super::contract::{created, next, wait};
 use super::file::NAME;
 use super::journal::{self, Journal};
 use super::map::{Entry, Map};
 use super::*;
-
-fn node(name: &str) -> NodeId {
-    name.parse().unwrap()
-}
-
-fn created(shard: u64) -> PlacementRecord {
-    PlacementRecord::create(ShardId(shard), node("a"), InstanceId(7))
-}
-
-/// The next record of a shard, told apart from others by its instance.
-fn next(record: &PlacementRecord, instance: u128) -> PlacementRecord {
-    let mut record = record.clone();
-    record.revision = Revision(record.revision.0 + 1);
-    record.epoch = Epoch(record.epoch.0 + 1);
-    record.instance = InstanceId(instance);
-    record
-}
-
-fn wait<T>(future: BoxFuture<'_, T>) -> T {
-    pollster::block_on(future)
-}
 
 fn records(placement: &FilePlacement) -> Vec<PlacementRecord> {
     wait(placement.list()).unwrap()
@@ -308,7 +290,7 @@ fn foreign_and_newer_files_are_refused() {
         matches!(error, PlacementError::Damaged { line: 1, .. }),
         "{error}"
     );
-    let json = br#"{"format":{"version":2,"lines":1}}"#;
+    let json = br#"{"format":{"version":3,"lines":1}}"#;
     let newer = dir_with(
         &[
             format!("{:08x} ", crc32fast::hash(json)).as_bytes(),
@@ -322,8 +304,8 @@ fn foreign_and_newer_files_are_refused() {
         matches!(
             error,
             PlacementError::NewerFormat {
-                found: 2,
-                supported: 1,
+                found: 3,
+                supported: 2,
                 ..
             }
         ),

@@ -8,7 +8,7 @@ use watershed_migration::messages::{
 };
 use watershed_migration::source::{CallId, Quiesced};
 use watershed_migration::{
-    CERTIFICATE_VERSION, Certificate, MigrationId, MigrationRecord, Now, Party, Phase,
+    CERTIFICATE_VERSION, Certificate, Limits, MigrationId, MigrationRecord, Now, Party, Phase,
     PlacementRecord, SafetyPolicy, SourceMarks, TargetMarks,
 };
 use watershed_wal::{Epoch, InstanceId, LogDigest, Seq, SeqRange, ShardId, Term};
@@ -103,7 +103,12 @@ impl Drive {
                     self.truth = other.unwrap_or_else(|_| self.truth.clone());
                     return;
                 }
-                _ => return,
+                160..192 => Event::Operator(Operator::Pause),
+                192..224 => Event::Operator(Operator::Resume),
+                _ => Event::Operator(Operator::SetLimits(Limits {
+                    rate_bytes_per_s: how.is_multiple_of(2).then_some(None),
+                    pause_max_ms: Some(u64::from(how % 16)),
+                })),
             },
         };
         self.machine.handle(Now(self.now), event);
@@ -152,6 +157,7 @@ impl Drive {
                             (&self.truth.owner, self.truth.epoch, self.truth.instance),
                             "a driver gave the shard away"
                         );
+                        self.stands_still(&record);
                     }
                     self.swap = Some((expected, *record));
                 }
@@ -163,6 +169,18 @@ impl Drive {
                 Action::ReadPlacement | Action::SetTimer { .. } => {}
             }
         }
+    }
+
+    /// No step is taken of a paused migration, but for its abort and what follows the activation.
+    fn stands_still(&self, next: &PlacementRecord) {
+        let (Some(before), Some(after)) = (&self.truth.migration, &next.migration) else {
+            return;
+        };
+        let may =
+            !before.paused || before.phase == Phase::Activate || after.phase == Phase::Aborted;
+        let stood = (before.phase, before.attempt) == (after.phase, after.attempt);
+        assert!(may || stood, "{before:?} became {after:?}");
+        assert!(!before.cutover_asked || after.cutover_asked, "forgotten");
     }
 
     /// What can't be taken back is shown only once the placement says it.

@@ -186,8 +186,10 @@ impl Machine {
             Some(_) => {}
             None if free_bytes < self.facts.bytes_estimate => {
                 let needed = self.facts.bytes_estimate;
+                let target = &self.progress.target;
                 self.trouble(format!(
-                    "the target has {free_bytes} bytes free, the copy needs about {needed}: make room"
+                    "node {target} has {free_bytes} bytes to spare, and the copy needs about {needed}: make room there, \
+                     or name another target"
                 ));
                 return Signal::Hopeless;
             }
@@ -262,7 +264,7 @@ impl Machine {
         self.progress.lag = lag;
         self.tell();
         let config = self.config.config();
-        let holding = config.hold && !self.cutover;
+        let holding = config.hold && !self.own().is_some_and(|m| m.cutover_asked);
         let fits = !more && lag <= config.catch_up_lag;
         let attempts_max = config.attempts_max;
         self.facts.ranges = ranges;

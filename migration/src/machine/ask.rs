@@ -12,6 +12,7 @@ use crate::messages::{Envelope, RANGES_MAX, Request};
 use crate::placement::{MigrationRecord, PlacementRecord};
 use crate::source::CallId;
 use crate::transitions::{NO_REASON, PhaseChange, PlacementError};
+use crate::wishes::Asked;
 use crate::words::{Now, Phase};
 
 /// How many records one delta round ships at most.
@@ -22,6 +23,8 @@ pub(super) const ROUND_BYTES: u64 = 16 << 20;
 const PAGE_ENTRIES: u32 = 2_048;
 /// How much of the grace time may pass before the record learns of it: what a restart counts twice at most.
 const GRACE_PART_MS: u64 = 5 * 60_000;
+/// How often a paused migration looks whether its record says otherwise.
+const PAUSED_LOOK_MS: u64 = 5_000;
 
 impl Machine {
     pub(super) fn ask(&mut self, now: Now) {
@@ -35,9 +38,11 @@ impl Machine {
             | Step::NoteGrace
             | Step::BeginRetire
             | Step::FinishCleanup
+            | Step::NoteWishes
             | Step::Abort => self.ask_swap(now),
             Step::Reread => self.out.push_back(Action::ReadPlacement),
             Step::Grace => self.ask_grace(now),
+            Step::Paused => self.wait(Timer::Poll, now.plus_ms(PAUSED_LOOK_MS)),
             Step::CompareSource | Step::CompareTarget => self.ask_page(now),
             Step::Over => self.finish(),
             _ => self.ask_peer(now),
@@ -84,6 +89,10 @@ impl Machine {
             Step::NoteGrace => record.note_grace(claim, self.facts.grace_then),
             Step::BeginRetire => record.begin_retire(claim),
             Step::FinishCleanup => record.finish_cleanup(claim),
+            Step::NoteWishes => {
+                self.noting = std::mem::take(&mut self.asked);
+                record.note_wishes(self.id, self.noting)
+            }
             _ => record.abort(self.id, self.abort.clone().unwrap_or_default()),
         };
         match next {
@@ -117,13 +126,16 @@ impl Machine {
             });
             return self.signal(now, Signal::Hopeless);
         }
+        // A wish that the record can't take is void: it must not be tried for ever.
+        self.noting = Asked::default();
         self.signal(now, Signal::Lost);
     }
 
     fn ask_grace(&mut self, now: Now) {
         let over = self.record.frozen.as_ref().map_or(0, |f| f.grace_over_ms);
         let left = self.config.config().grace_ms.saturating_sub(over);
-        if self.skip_grace || left == 0 {
+        let ended = self.own().is_some_and(|m| m.cleanup_asked);
+        if ended || left == 0 {
             return self.signal(now, Signal::Done);
         }
         let part = left.min(GRACE_PART_MS);
@@ -139,6 +151,9 @@ impl Machine {
     }
 
     fn ask_page(&mut self, now: Now) {
+        if self.facts.compared {
+            return self.signal(now, Signal::Done);
+        }
         let f = self.frozen_f();
         let comparison = self
             .facts
@@ -168,6 +183,7 @@ impl Machine {
             return;
         };
         if comparison.found() == 0 {
+            self.facts.compared = true;
             return self.signal(now, Signal::Done);
         }
         self.outcome = Some(Outcome::CopiesDiffer {

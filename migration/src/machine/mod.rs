@@ -16,8 +16,11 @@
 //!    that a restart goes on from there.
 //! 7. What it shows never runs ahead of the record: Activate, Cleanup, Done and Aborted are shown once a record says
 //!    so. The phases go forward only, but for a pause that is given up, which goes back to dual-write.
-//! 8. No step follows itself without a wait unless it got something done; before Activate none goes on for ever:
-//!    it ends, or the migration is aborted with a reason.
+//! 8. An operator's wish is in the record before it is acted on, and no swap for it lies in the pause.
+//! 9. Paused by an operator it sends nothing, and looks at the record now and then; from Activate on it stands still in
+//!    Cleanup only.
+//! 10. No step follows itself without a wait unless it got something done; before Activate none goes on for ever:
+//!     it ends, or the migration is aborted with a reason. Paused it waits for the operator.
 
 mod answers;
 mod ask;
@@ -28,6 +31,7 @@ mod reads;
 mod reserve;
 mod run;
 mod steps;
+mod wishes;
 
 use std::fmt;
 
@@ -38,6 +42,7 @@ use crate::compare::Difference;
 use crate::messages::{Request, Response};
 use crate::placement::PlacementRecord;
 use crate::source::CallId;
+use crate::wishes::Limits;
 use crate::words::{DriverTerm, NodeId, Now, Revision};
 
 pub use progress::Progress;
@@ -88,8 +93,14 @@ pub enum Operator {
     },
     /// End `hold`: cut over once caught up.
     Cutover,
-    /// End the grace time now.
+    /// End the grace time now, also of a migration that was paused in Cleanup.
     Cleanup,
+    /// Stand still; a quiesce under way is given up. No effect from Activate on, but in Cleanup.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Change limits; refused out of their bounds.
+    SetLimits(Limits),
 }
 
 /// The driver's timers; setting one again replaces it.

@@ -38,6 +38,18 @@ pub struct Progress {
     pub re_opens: u32,
     /// How long each phase took so far, as this driver saw it, in milliseconds.
     pub phase_ms: BTreeMap<Phase, u64>,
+    /// It stands still, as an operator asked: durable once it is shown.
+    #[serde(default)]
+    pub paused: bool,
+    /// `hold` is over, as an operator asked: durable once it is shown.
+    #[serde(default)]
+    pub cutover: bool,
+    /// The bound of the copy's speed now, in bytes a second.
+    #[serde(default)]
+    pub rate_bytes_per_s: Option<u64>,
+    /// The bound of the pause now, in milliseconds.
+    #[serde(default)]
+    pub pause_max_ms: u64,
     /// The last thing that went wrong, where something did.
     pub trouble: Option<String>,
 }

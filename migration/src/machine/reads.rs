@@ -5,6 +5,7 @@ use super::steps::{Signal, Step};
 use super::{Action, Outcome};
 use crate::placement::PlacementRecord;
 use crate::transitions::Claim;
+use crate::wishes::Asked;
 use crate::words::{DriverTerm, Now, Phase};
 
 impl Machine {
@@ -20,7 +21,9 @@ impl Machine {
             self.strays = 0;
             self.record = record;
             self.begin = None;
+            self.noting = Asked::default();
             self.learn_term();
+            self.learn_wishes();
             return self.swapped(now);
         }
         self.facts.reserve.swap_ended();
@@ -33,6 +36,8 @@ impl Machine {
             // Not arrived, or still under way: the same swap again is harmless.
             return self.swap(now, *tried);
         }
+        self.note_again();
+        self.learn_wishes();
         if self
             .record
             .migration
@@ -64,7 +69,7 @@ impl Machine {
             self.out.push_back(Action::Certified(certificate));
         }
         let signal = match self.step {
-            Step::TakeOver => self.standing(),
+            Step::TakeOver | Step::NoteWishes => self.standing(),
             _ => Signal::Done,
         };
         self.signal(now, signal);
@@ -103,6 +108,7 @@ impl Machine {
             return Signal::Lost;
         }
         self.record = record;
+        self.learn_wishes();
         self.standing()
     }
 

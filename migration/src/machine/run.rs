@@ -7,13 +7,14 @@ use watershed_wal::{Seq, SeqRange, Term};
 use super::catch_up::CatchUp;
 use super::reserve::Reserve;
 use super::steps::{Signal, Step};
-use super::{Action, Event, Operator, Outcome, Progress, Timer};
+use super::{Action, Event, Outcome, Progress, Timer};
 use crate::compare::Comparison;
 use crate::evidence::{SourceMarks, TargetMarks};
 use crate::gate::SafeConfig;
 use crate::messages::{FileInfo, Manifest};
 use crate::placement::{MigrationRecord, PlacementRecord};
 use crate::source::CallId;
+use crate::wishes::Asked;
 use crate::words::{DriverTerm, MigrationId, NodeId, Now, Phase};
 
 /// What was learned on the way; everything that a new driver must know is in the record instead.
@@ -28,6 +29,8 @@ pub(super) struct Facts {
     pub(super) target_marks: Option<TargetMarks>,
     pub(super) serving: Option<(Term, Seq)>,
     pub(super) comparison: Option<Comparison>,
+    /// The copies were compared, and agree.
+    pub(super) compared: bool,
     pub(super) pause_ends: Now,
     pub(super) bytes_estimate: u64,
     pub(super) target_instance: Option<watershed_wal::InstanceId>,
@@ -88,8 +91,10 @@ pub struct Machine {
     pub(super) call: Option<CallId>,
     pub(super) calls: u64,
     pub(super) abort: Option<String>,
-    pub(super) cutover: bool,
-    pub(super) skip_grace: bool,
+    /// What operators asked for and no swap has taken along yet.
+    pub(super) asked: Asked,
+    /// What the swap under way is to note.
+    pub(super) noting: Asked,
     pub(super) failures: u32,
     /// How often it lost its way since the record last changed; no step's success makes up for it.
     pub(super) strays: u32,
@@ -168,8 +173,8 @@ impl Machine {
             call: None,
             calls: 0,
             abort: None,
-            cutover: false,
-            skip_grace: false,
+            asked: Asked::default(),
+            noting: Asked::default(),
             failures: 0,
             strays: 0,
             phase_began: None,
@@ -239,28 +244,6 @@ impl Machine {
         }
     }
 
-    fn wish(&mut self, now: Now, wish: Operator) {
-        match wish {
-            Operator::Abort { reason } => {
-                self.abort.get_or_insert(reason);
-                // A swap or a read must be answered first; a command or a wait need not.
-                let idle =
-                    self.call.is_some() || (self.waiting.is_some() && self.swapping.is_none());
-                if idle && self.step.may_abort() && self.step != Step::Reread {
-                    self.call = None;
-                    self.enter(now, Step::Abort);
-                }
-            }
-            Operator::Cutover => self.cutover = true,
-            Operator::Cleanup => {
-                self.skip_grace = true;
-                if self.step == Step::Grace {
-                    self.signal(now, Signal::Done);
-                }
-            }
-        }
-    }
-
     /// Follows the table.
     pub(super) fn signal(&mut self, now: Now, signal: Signal) {
         let signal = self.budgeted(now, signal);
@@ -310,10 +293,7 @@ impl Machine {
     /// Begins a step: shows it, and does what it is.
     pub(super) fn enter(&mut self, now: Now, step: Step) {
         self.waiting = None;
-        let give_up = self.abort.is_some()
-            && step.may_abort()
-            && !matches!(step, Step::Begin | Step::TakeOver | Step::Reread);
-        let step = if give_up { Step::Abort } else { step };
+        let step = self.diverted(step);
         if step == Step::Reopen && std::mem::take(&mut self.facts.pause.open) {
             self.progress.re_opens = self.progress.re_opens.saturating_add(1);
             self.facts.catch_up = CatchUp::starting(self.next_pause(now));
@@ -339,10 +319,7 @@ impl Machine {
         let phase = match self.outcome {
             Some(_) => self.progress.phase,
             None if self.step == Step::Over => recorded.unwrap_or(Phase::Done),
-            // An abort is one once its swap has won; until then the shard may still be given away.
-            None if matches!(self.step, Step::Reread | Step::TakeOver | Step::Abort) => {
-                self.progress.phase
-            }
+            None if self.step.shows_no_phase() => self.progress.phase,
             // A driver that resumed goes through early steps again, but nothing goes back.
             None => match recorded {
                 Some(reached) if reached.before_activate() => self.step.phase().max(reached),
@@ -420,6 +397,10 @@ fn progress_of(placement: &PlacementRecord, migration: &MigrationRecord) -> Prog
         pause_us: None,
         re_opens: 0,
         phase_ms: BTreeMap::new(),
+        paused: migration.paused,
+        cutover: migration.cutover_asked,
+        rate_bytes_per_s: migration.config.rate_bytes_per_s,
+        pause_max_ms: migration.config.pause_max_ms,
         trouble: None,
     }
 }

@@ -86,6 +86,10 @@ names! {
         Retire,
         /// Swap: the end.
         FinishCleanup,
+        /// Swap: what operators ask for.
+        NoteWishes,
+        /// Wait until an operator says to go on.
+        Paused,
         /// Swap: aborted.
         Abort,
         /// Source: serve on, drop the holds.
@@ -156,7 +160,9 @@ impl Step {
             | Self::Ship
             | Self::RaiseAttempt
             | Self::Reopen
-            | Self::Reread => Phase::DualWrite,
+            | Self::Reread
+            | Self::NoteWishes
+            | Self::Paused => Phase::DualWrite,
             Self::Quiesce => Phase::StopDualWrite,
             Self::Drain => Phase::Drain,
             Self::LastMissing | Self::LastShip | Self::Verify | Self::Activate => Phase::DeltaPass,
@@ -205,6 +211,8 @@ impl Step {
             Self::Grace | Self::NoteGrace => "the grace time",
             Self::BeginRetire | Self::Retire => "deleting the old copy",
             Self::FinishCleanup => "ending the migration",
+            Self::NoteWishes => "noting the operator's wish",
+            Self::Paused => "being paused",
             Self::Abort => "aborting",
             Self::AbortSource => "telling the source of the abort",
             Self::DiscardTarget => "deleting the target's copy",
@@ -232,7 +240,46 @@ impl Step {
                 | Self::NoteGrace
                 | Self::BeginRetire
                 | Self::FinishCleanup
+                | Self::NoteWishes
                 | Self::Abort
+        )
+    }
+
+    /// Whether it is met in several phases, or leads into one only once its swap has won: what was shown before stays.
+    /// (Until an abort's swap has won, the shard may still be given away.)
+    #[must_use]
+    pub const fn shows_no_phase(self) -> bool {
+        matches!(
+            self,
+            Self::Reread | Self::TakeOver | Self::NoteWishes | Self::Paused | Self::Abort
+        )
+    }
+
+    /// Whether it may be put off: to note an operator's wish first, or as long as the migration is paused. Not what
+    /// clients wait for, and not what only carries out a decision that the record holds.
+    #[must_use]
+    pub const fn may_wait(self) -> bool {
+        matches!(
+            self,
+            Self::Prepare
+                | Self::BeginTarget
+                | Self::EnterBulkCopy
+                | Self::Checkpoint
+                | Self::Pull
+                | Self::ForwardCopy
+                | Self::Copying
+                | Self::EnterDualWrite
+                | Self::Forward
+                | Self::Status
+                | Self::Missing
+                | Self::Ship
+                | Self::RaiseAttempt
+                | Self::Quiesce
+                | Self::CompareSource
+                | Self::CompareTarget
+                | Self::Grace
+                | Self::NoteGrace
+                | Self::BeginRetire
         )
     }
 
@@ -258,7 +305,7 @@ impl Step {
             Signal::Done => self.after_done(),
             Signal::More => self.after_more(),
             Signal::Again => match self {
-                Self::Over | Self::Grace => None,
+                Self::Over | Self::Grace | Self::Paused => None,
                 // A swap is asked for again only after the record was read.
                 _ if self.is_swap() => None,
                 Self::Activate => None,
@@ -269,6 +316,8 @@ impl Step {
                 Self::Status => Some(Self::Forward),
                 Self::Missing => Some(Self::Status),
                 Self::LastMissing | Self::Verify => Some(Self::LastMissing),
+                // Its record may say otherwise by now.
+                Self::Paused => Some(Self::Reread),
                 _ => None,
             },
             Signal::Spoiled => {
@@ -279,7 +328,7 @@ impl Step {
                 }
             }
             Signal::Lost => match self {
-                Self::Over | Self::Grace | Self::Reread => None,
+                Self::Over | Self::Grace | Self::Paused | Self::Reread => None,
                 _ => Some(Self::Reread),
             },
             Signal::Forgotten => match self {
@@ -295,6 +344,7 @@ impl Step {
                 | Self::Missing
                 | Self::LastMissing
                 | Self::Verify => Some(Self::Abort),
+                Self::Paused => None,
                 _ if self.may_abort() && !self.is_swap() => Some(Self::Reread),
                 _ => None,
             },
@@ -304,6 +354,7 @@ impl Step {
                 Self::AbortSource => Some(Self::DiscardTarget),
                 Self::DiscardTarget => Some(Self::Over),
                 Self::Release => Some(Self::Files),
+                Self::NoteWishes | Self::Paused => None,
                 _ if self.may_abort() => Some(Self::Abort),
                 _ => None,
             },
@@ -343,7 +394,12 @@ impl Step {
             Self::AbortSource => Self::DiscardTarget,
             Self::DiscardTarget => Self::Over,
             // What follows a record read is what the record says.
-            Self::TakeOver | Self::Activate | Self::Reread | Self::Over => return None,
+            Self::TakeOver
+            | Self::Activate
+            | Self::Reread
+            | Self::NoteWishes
+            | Self::Paused
+            | Self::Over => return None,
         })
     }
 

@@ -245,6 +245,7 @@ impl SourceRole {
         let allowed = record.migration.as_ref().filter(|m| {
             record.revision == revision
                 && m.phase == Phase::DualWrite
+                && !m.paused
                 && m.attempt == env.attempt
                 && m.driver_term == env.driver_term
         });

@@ -187,6 +187,9 @@ fn records() -> [PlacementRecord; 2] {
             target: target_marks(),
         })),
         certificate: Some(Box::new(certificate())),
+        cutover_asked: false,
+        cleanup_asked: false,
+        paused: false,
     };
     let full = PlacementRecord {
         shard: ShardId(3),
@@ -207,6 +210,21 @@ fn records() -> [PlacementRecord; 2] {
     };
     let bare = PlacementRecord::create(ShardId(0), node("n"), InstanceId(0));
     [full, bare]
+}
+
+/// A record of which operators asked all that they may.
+fn steered() -> PlacementRecord {
+    let mut record = PlacementRecord::create(ShardId(0), node("n"), InstanceId(0));
+    let [full, _] = records();
+    record.migration = full.migration.map(|migration| MigrationRecord {
+        proof: None,
+        certificate: None,
+        cutover_asked: true,
+        cleanup_asked: true,
+        paused: true,
+        ..migration
+    });
+    record
 }
 
 /// Every kind of request.
@@ -367,6 +385,7 @@ fn data() -> Vec<Request> {
             session,
             deadline_ms: 96_000,
         },
+        Request::Survey { shard: ShardId(3) },
     ]
 }
 
@@ -550,6 +569,14 @@ fn of_data() -> Vec<Response> {
         Response::Moved {
             owner: node("node-t"),
             epoch: Epoch(92),
+        },
+        Response::Surveyed {
+            version: "1.2.3".into(),
+            free_bytes: 93 << 30,
+            owned_bytes: Some(94 << 20),
+        },
+        Response::NotActivated {
+            record: Box::new(steered()),
         },
         Response::SessionOpened {
             version: version(97),

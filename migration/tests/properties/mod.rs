@@ -6,9 +6,11 @@ mod copies_are_kept;
 mod it_ends;
 mod nothing_is_lost;
 mod one_owner;
+mod paused_stands_still;
 mod phases_in_order;
 mod placement_keeps_its_rules;
 mod reads_are_current;
+mod wishes_are_kept;
 
 use super::world::{Bug, World};
 
@@ -22,7 +24,7 @@ pub(crate) struct Property {
     pub(crate) planted: Bug,
 }
 
-pub(crate) const ALL: [Property; 8] = [
+pub(crate) const ALL: [Property; 10] = [
     one_owner::PROPERTY,
     reads_are_current::PROPERTY,
     nothing_is_lost::PROPERTY,
@@ -30,6 +32,8 @@ pub(crate) const ALL: [Property; 8] = [
     placement_keeps_its_rules::PROPERTY,
     phases_in_order::PROPERTY,
     certificate_is_true::PROPERTY,
+    wishes_are_kept::PROPERTY,
+    paused_stands_still::PROPERTY,
     it_ends::PROPERTY,
 ];
 

@@ -52,7 +52,7 @@ impl World {
                 call, to, request, ..
             } => {
                 if self.bug == Some(Bug::ShowsActivateEarly) && request.name() == "Activate" {
-                    self.phase(d, Phase::Activate);
+                    self.phase(d, Phase::Activate, false);
                 }
                 self.send(d, call, to, &request);
             }
@@ -72,7 +72,12 @@ impl World {
                 let ms = at.since_ms(Now(self.now));
                 self.after(ms, Ev::ToDriver(d, Event::Timer(timer)));
             }
-            Action::Progress(progress) => self.phase(d, progress.phase),
+            Action::Progress(progress) => {
+                if progress.cutover {
+                    self.cutover_kept.insert(progress.migration);
+                }
+                self.phase(d, progress.phase, progress.paused);
+            }
             Action::Certified(mut certificate) => {
                 if self.bug == Some(Bug::CertifiesLess) {
                     certificate.f.0 -= 1;
@@ -101,12 +106,14 @@ impl World {
         }
     }
 
-    fn phase(&mut self, d: usize, phase: Phase) {
+    fn phase(&mut self, d: usize, phase: Phase, paused: bool) {
         self.say(format!("d{d}  == {phase}"));
         let before = self.reports.iter().rev().find(|r| r.driver == d);
         self.reports.push(Report {
             driver: d,
             before: before.map(|report| report.phase),
+            still_paused: paused && before.is_some_and(|report| report.paused),
+            paused,
             phase,
             recorded: self.recorded.get(&self.drives[d]).copied(),
         });
@@ -127,6 +134,9 @@ impl World {
                 0,
                 Ev::ToDriver(d, Event::Operator(Operator::Abort { reason })),
             );
+        }
+        if let Some((_, wish)) = self.wish_at.take_if(|(at, _)| *at == phase) {
+            self.after(0, Ev::ToDriver(d, Event::Operator(wish)));
         }
         if self.takeover_at == Some(phase) {
             self.takeover_at = None;

@@ -69,6 +69,8 @@ pub(crate) enum Bug {
     ShowsActivateEarly,
     CertifiesLess,
     NeverAnswers,
+    ForgetsWishes,
+    ReadsNoPause,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +89,9 @@ pub(crate) struct Report {
     pub(crate) phase: Phase,
     /// What the placement last said of the driver's migration; another may have followed it since.
     pub(crate) recorded: Option<Phase>,
+    /// It was shown as paused, now and before.
+    pub(crate) still_paused: bool,
+    pub(crate) paused: bool,
 }
 
 /// A read that was answered: how far it saw, and the newest acknowledged write at that moment.
@@ -165,6 +170,9 @@ pub(crate) struct World {
     /// Whom to crash when a driver shows a phase for so many times.
     pub(crate) crash_at: Option<(Who, Phase, u32)>,
     pub(crate) abort_at: Option<Phase>,
+    pub(crate) wish_at: Option<(Phase, Operator)>,
+    /// Migrations whose cutover a driver showed as kept: nobody says it again.
+    pub(crate) cutover_kept: BTreeSet<MigrationId>,
     pub(crate) takeover_at: Option<Phase>,
     pub(crate) slow_ms: u64,
     pub(crate) slow_attempts: u32,
@@ -213,6 +221,8 @@ impl World {
             just_certified: false,
             crash_at: None,
             abort_at: None,
+            wish_at: None,
+            cutover_kept: BTreeSet::new(),
             takeover_at: None,
             slow_ms: 0,
             slow_attempts: 0,
@@ -372,6 +382,10 @@ impl World {
             Ev::Clients => self.clients(),
             Ev::Wish(wish) => {
                 for d in 0..self.drivers.len() {
+                    let kept = self.cutover_kept.contains(&self.drives[d]);
+                    if kept && wish == Operator::Cutover {
+                        continue;
+                    }
                     self.driver_event(d, Event::Operator(wish.clone()));
                 }
             }

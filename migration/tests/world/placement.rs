@@ -62,12 +62,25 @@ impl World {
             if let Some(migration) = &record.migration {
                 self.recorded.insert(migration.id, migration.phase);
             }
+            let mut record = record;
+            self.forget_wishes(&mut record);
             let before = std::mem::replace(&mut self.placement, record);
             let by_source = matches!(asker, Asker::Source(_));
             self.change = Some(Change { before, by_source });
         }
         if !silent {
             self.tell(asker, Some(self.placement.clone()), won);
+        }
+    }
+
+    /// Planted: whoever takes over starts with a clean slate.
+    fn forget_wishes(&self, next: &mut PlacementRecord) {
+        let driver = |record: &PlacementRecord| record.migration.as_ref().map(|m| m.driver_term);
+        let taken_over = driver(next) != driver(&self.placement);
+        if let (Some(Bug::ForgetsWishes), true, Some(m)) =
+            (self.bug, taken_over, next.migration.as_mut())
+        {
+            m.cutover_asked = false;
         }
     }
 
@@ -94,7 +107,10 @@ impl World {
         }
     }
 
-    pub(super) fn tell_read(&mut self, asker: Asker, record: PlacementRecord) {
+    pub(super) fn tell_read(&mut self, asker: Asker, mut record: PlacementRecord) {
+        if let (Some(Bug::ReadsNoPause), Some(m)) = (self.bug, record.migration.as_mut()) {
+            m.paused = false;
+        }
         let lost = self.chance(self.faults.lose);
         let record = Box::new(record);
         match asker {

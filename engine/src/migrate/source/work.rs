@@ -8,7 +8,7 @@ use watershed_migration::messages::{
     Envelope, Manifest, Refused, RefusedKind, Request, Response, SourceState,
 };
 use watershed_migration::source::DrainedMarks;
-use watershed_migration::{MigrationConfig, MigrationId, NodeId};
+use watershed_migration::{MigrationConfig, MigrationId, MigrationRecord, NodeId, PlacementRecord};
 use watershed_wal::{Completion, HoldBudget, InstanceId, Seq};
 
 use crate::Error;
@@ -76,6 +76,14 @@ impl Work {
                     ..State::default()
                 };
             }
+        }
+    }
+
+    /// Keeps the options as the record has them: an operator may have changed limits.
+    pub(super) fn note_config(&self, record: &PlacementRecord) {
+        let ours = |m: &&MigrationRecord| self.is_for(m.id);
+        if let Some(migration) = record.migration.as_ref().filter(ours) {
+            lock(&self.state).config = Some(migration.config.clone());
         }
     }
 

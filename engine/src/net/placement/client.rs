@@ -1,24 +1,27 @@
 //! A placement that another node serves.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tonic::Status;
+use watershed_migration::balance::Goal;
 use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
 use super::placement_client::PlacementClient;
 use super::proto::{
-    ClusterRequest, CreateClusterRequest, ListRequest, ReadRequest, Record, RemoveRequest,
-    SwapRequest, WatchRequest, swap_response::Outcome,
+    AnnounceRequest, ClusterRequest, CreateClusterRequest, ListRequest, MembersRequest,
+    ReadRequest, Record, RemoveMemberRequest, RemoveRequest, SetGoalRequest, SwapRequest,
+    WatchRequest, swap_response::Outcome,
 };
-use super::{from_wire, to_wire};
+use super::{from_wire, members, to_wire};
 use crate::link::BoxFuture;
 use crate::net::link::{Channel, origin, reason};
 use crate::net::{MAX_RECORD_BYTES, NetLink};
-use crate::placement::{ClusterInfo, Placement, PlacementError};
+use crate::placement::{ClusterInfo, Member, NodeInfo, Placement, PlacementError};
 
 /// How long a call may take: the journal's syncs are in it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -137,6 +140,12 @@ impl Host {
     }
 }
 
+/// Rounded up, so that no time at all stays what is none.
+fn in_ms(time: Duration) -> u64 {
+    let ms = time.as_nanos().div_ceil(1_000_000);
+    u64::try_from(ms).unwrap_or(u64::MAX)
+}
+
 fn read_record(record: Option<Record>) -> Result<Option<PlacementRecord>, PlacementError> {
     let record = record.as_ref().map(from_wire).transpose();
     record.map_err(unreachable)
@@ -247,6 +256,62 @@ impl Placement for RemotePlacement {
                 }),
             }
         })
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<BTreeMap<NodeId, Member>, PlacementError>> {
+        let call = self
+            .host
+            .call(|mut client| async move { client.members(MembersRequest {}).await });
+        Box::pin(async move {
+            let found = call.await?.into_inner().members;
+            let read = found.into_iter().map(members::from_wire);
+            read.collect::<Result<_, _>>().map_err(unreachable)
+        })
+    }
+
+    fn announce(
+        &self,
+        node: NodeId,
+        info: NodeInfo,
+        alive_for: Duration,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        let request = AnnounceRequest {
+            node: node.into(),
+            info: Some(members::info_to_wire(info)),
+            alive_for_ms: in_ms(alive_for),
+        };
+        let call = self
+            .host
+            .call(move |mut client| async move { client.announce(request).await });
+        Box::pin(async move { call.await.map(drop) })
+    }
+
+    fn set_goal(
+        &self,
+        node: NodeId,
+        goal: Option<Goal>,
+    ) -> BoxFuture<'_, Result<(), PlacementError>> {
+        let request = SetGoalRequest {
+            node: node.to_string(),
+            goal: goal.map(|goal| members::goal_to_wire(goal).into()),
+        };
+        let call = self
+            .host
+            .call(move |mut client| async move { client.set_goal(request).await });
+        Box::pin(async move {
+            match call.await?.into_inner().no_member {
+                false => Ok(()),
+                true => Err(PlacementError::NoMember { node }),
+            }
+        })
+    }
+
+    fn remove_member(&self, node: NodeId) -> BoxFuture<'_, Result<(), PlacementError>> {
+        let request = RemoveMemberRequest { node: node.into() };
+        let call = self
+            .host
+            .call(move |mut client| async move { client.remove_member(request).await });
+        Box::pin(async move { call.await.map(drop) })
     }
 
     fn watch(&self) -> watch::Receiver<u64> {

@@ -4,6 +4,7 @@
 //! Activate, and shards that have an owner are read and written as before.
 
 mod client;
+mod members;
 mod server;
 
 #[allow(

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
@@ -12,11 +13,13 @@ use watershed_wal::ShardId;
 
 use super::placement_server::{Placement as Service, PlacementServer};
 use super::proto::{
-    ClusterRequest, ClusterResponse, Conflict, CreateClusterRequest, ListRequest, ListResponse,
-    ReadRequest, ReadResponse, RemoveRequest, RemoveResponse, RevisionRefused, SwapRequest,
-    SwapResponse, WatchRequest, WatchResponse, swap_response::Outcome,
+    AnnounceRequest, AnnounceResponse, ClusterRequest, ClusterResponse, Conflict,
+    CreateClusterRequest, ListRequest, ListResponse, MembersRequest, MembersResponse, ReadRequest,
+    ReadResponse, RemoveMemberRequest, RemoveMemberResponse, RemoveRequest, RemoveResponse,
+    RevisionRefused, SetGoalRequest, SetGoalResponse, SwapRequest, SwapResponse, WatchRequest,
+    WatchResponse, swap_response::Outcome,
 };
-use super::{from_wire, to_wire};
+use super::{from_wire, members, to_wire};
 use crate::net::server::Callers;
 use crate::placement::{ClusterInfo, Placement, PlacementError};
 
@@ -152,5 +155,59 @@ impl Service for Served {
         let changes = WatchStream::new(self.placement.watch());
         let messages = changes.map(|_| Ok(WatchResponse {}));
         Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn members(
+        &self,
+        request: Request<MembersRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        self.check(&request)?;
+        let found = self.placement.members().await.map_err(|e| failed(&e))?;
+        let members = found.iter().map(members::to_wire).collect();
+        Ok(Response::new(MembersResponse { members }))
+    }
+
+    async fn announce(
+        &self,
+        request: Request<AnnounceRequest>,
+    ) -> Result<Response<AnnounceResponse>, Status> {
+        self.check(&request)?;
+        let node = members::name(&request.get_ref().node).map_err(Status::invalid_argument)?;
+        self.callers.only_itself(request.extensions(), &node)?;
+        let AnnounceRequest {
+            info, alive_for_ms, ..
+        } = request.into_inner();
+        let info = members::info(info).map_err(Status::invalid_argument)?;
+        let alive_for = Duration::from_millis(alive_for_ms);
+        let announced = self.placement.announce(node, info, alive_for).await;
+        announced.map_err(|e| failed(&e))?;
+        Ok(Response::new(AnnounceResponse {}))
+    }
+
+    async fn set_goal(
+        &self,
+        request: Request<SetGoalRequest>,
+    ) -> Result<Response<SetGoalResponse>, Status> {
+        self.check(&request)?;
+        let SetGoalRequest { node, goal } = request.into_inner();
+        let node = members::name(&node).map_err(Status::invalid_argument)?;
+        let goal = members::goal(goal).map_err(Status::invalid_argument)?;
+        let no_member = match self.placement.set_goal(node, goal).await {
+            Ok(()) => false,
+            Err(PlacementError::NoMember { .. }) => true,
+            Err(error) => return Err(failed(&error)),
+        };
+        Ok(Response::new(SetGoalResponse { no_member }))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<RemoveMemberRequest>,
+    ) -> Result<Response<RemoveMemberResponse>, Status> {
+        self.check(&request)?;
+        let node = members::name(&request.get_ref().node).map_err(Status::invalid_argument)?;
+        let removed = self.placement.remove_member(node).await;
+        removed.map_err(|e| failed(&e))?;
+        Ok(Response::new(RemoveMemberResponse {}))
     }
 }

@@ -1,5 +1,6 @@
 //! The link and the server over real sockets: who is let in, what a failed call says, and shards that move over them.
 
+mod clients;
 mod placement;
 
 use std::io::{Read, Write};
@@ -241,7 +242,7 @@ fn a_stranger_is_refused_by_a_reason_and_served_nothing() {
 
 /// Calls with a certificate that no [`NetLink`] takes for a node's; gives what was said.
 async fn knock(files: &TlsFiles, address: SocketAddr) -> String {
-    let link = NetLink::showing(Some(Tls::load(files.clone()).unwrap())).unwrap();
+    let link = NetLink::showing(Some(Tls::load(files.clone()).unwrap()), codec::GREET).unwrap();
     link.know(node("b"), address.to_string());
     refused(&link, "b").await
 }

@@ -2,10 +2,12 @@
 
 use std::sync::mpsc;
 
+use watershed_migration::balance::Goal;
 use watershed_migration::{PlacementRecord, Revision};
-use watershed_wal::{Epoch, InstanceId};
+use watershed_wal::Epoch;
 
 use super::*;
+use crate::placement::contract::{LONG, Site, at, contract_tests, created, member, wait};
 use crate::{ClusterInfo, Placement, PlacementError};
 
 /// A node that only serves a placement.
@@ -55,19 +57,50 @@ impl Host {
     }
 }
 
-fn wait<T>(future: BoxFuture<'_, T>) -> T {
-    pollster::block_on(future)
-}
-
-fn created(shard: u64) -> PlacementRecord {
-    PlacementRecord::create(ShardId(shard), node("a"), InstanceId(7))
-}
-
 fn next(record: &PlacementRecord) -> PlacementRecord {
     let mut record = record.clone();
     record.revision = Revision(record.revision.0 + 1);
     record.epoch = Epoch(record.epoch.0 + 1);
     record
+}
+
+impl Site for Host {
+    fn placement(&self) -> Arc<dyn Placement> {
+        Arc::new(self.remote())
+    }
+}
+
+contract_tests!(Host::new());
+
+#[test]
+fn a_node_speaks_for_itself_only() {
+    let authority = Authority::new();
+    let dir = tempfile::tempdir().unwrap();
+    let placement = Arc::new(FilePlacement::open(dir.path()).unwrap());
+    let runtime = runtime();
+    let services = NetServices::new(Echo::new("p")).placement(placement.clone());
+    let server = NetServer::start(LOOPBACK, authority.node("p"), services);
+    let server = runtime.block_on(server).unwrap();
+    let remote = {
+        let _inside = runtime.enter();
+        let link = link("a", authority.node("a"), &[("p", server.address())]);
+        RemotePlacement::new(link, node("p"))
+    };
+    let announce = |name: &str| wait(remote.announce(node(name), at("127.0.0.1:1"), LONG));
+    announce("a").unwrap();
+    let refused = announce("b").unwrap_err().to_string();
+    assert!(refused.contains("speaks for node b"), "{refused}");
+    assert!(member(&*placement, "a").is_some() && member(&*placement, "b").is_none());
+    // What an operator decides any node passes on.
+    wait(placement.announce(node("b"), at("127.0.0.1:2"), LONG)).unwrap();
+    wait(remote.set_goal(node("b"), Some(Goal::Drain))).unwrap();
+    assert_eq!(member(&*placement, "b").unwrap().goal, Some(Goal::Drain));
+    wait(remote.remove_member(node("b"))).unwrap();
+    assert!(member(&*placement, "b").is_none());
+    let long = at(&"x".repeat(300));
+    let refused = wait(remote.announce(node("a"), long, LONG)).unwrap_err();
+    assert!(refused.to_string().contains("HOST:PORT"), "{refused}");
+    runtime.block_on(server.stop());
 }
 
 #[test]

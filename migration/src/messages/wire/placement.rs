@@ -40,6 +40,9 @@ message!(MigrationRecord {
     reason,
     proof,
     certificate,
+    cutover_asked,
+    cleanup_asked,
+    paused,
 });
 
 message!(Proof { source, target });
