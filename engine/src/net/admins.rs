@@ -111,6 +111,11 @@ async fn carry_out(node: &Node, order: Order, who: &str) -> Result<Value, Fault>
                 );
                 return Err(Fault::new("refused", what));
             }
+            let members = node.placement.members().await.map_err(Error::from)?;
+            if members.get(&gone).is_some_and(|member| member.alive) {
+                let what = format!("node {gone} is alive and would join again: stop it first");
+                return Err(Fault::new("refused", what));
+            }
             let removed = node.placement.remove_member(gone).await;
             removed.map_err(Error::from)?;
             Ok(Value::Null)
