@@ -249,6 +249,30 @@ fn an_undisturbed_copy_serves_each_byte_once() {
 }
 
 #[test]
+fn a_copy_that_gives_way_to_writers_comes_to_its_end() {
+    let mut scene = Scene::new(100);
+    let (a, b) = (scene.open("a"), scene.open("b"));
+    scene.load(&a, 8);
+    // Writers are never as calm as that for long: each judgement may go either way.
+    let config = MigrationConfig {
+        adaptive_percent: Some(100),
+        ..quick()
+    };
+    let writers = Writers::start(&a, 3);
+    writers.wait_for_more(100);
+    let migration = a.migrate(SHARD).to("b").config(config).start().unwrap();
+    migration.finished().unwrap();
+    scene.check(&b);
+    writers.stop().check(&b);
+    let bad = MigrationConfig {
+        adaptive_percent: Some(99),
+        ..quick()
+    };
+    let refused = b.migrate(SHARD).to("a").config(bad).start();
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+}
+
+#[test]
 fn a_new_rate_counts_for_a_copy_that_is_running() {
     let mut scene = Scene::new(100);
     let (a, b) = (scene.open("a"), scene.open("b"));

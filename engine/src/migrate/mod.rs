@@ -7,6 +7,7 @@
 //! driver.rs     one task for each migration that this node drives      handle.rs   what a user holds of it
 //! source/       one actor for each copy that is or was an owner        target/     one for each copy being made
 //! sender.rs     live forwarding                                        pull.rs     copying the checkpoint (part.rs, throttle.rs, room.rs)
+//! give_way.rs   serving it slower while it disturbs the writers          plan.rs     what a migration would do
 //! ```
 //!
 //! On the disk: `checkpoints/` (served by a source), `incoming/` (being made by a target), `certificates/`, and notes
@@ -21,6 +22,7 @@ mod compare;
 mod counts;
 mod driver;
 mod durable;
+mod give_way;
 mod handle;
 mod last_move;
 mod part;
@@ -48,6 +50,7 @@ use watershed_wal::{InstanceId, ShardId};
 pub use builder::Migrate;
 pub use counts::MigrationCounts;
 pub(crate) use counts::MoveCounts;
+pub(crate) use give_way::Foreground;
 pub use handle::Migration;
 pub(crate) use handle::NodeObserver;
 use handle::Observer;

@@ -119,6 +119,7 @@ impl Node {
             owned: Default::default(),
             closed: Default::default(),
             requests: Default::default(),
+            foreground: Default::default(),
             alive: true.into(),
         }));
         if let Err(error) = node.host_everything().await {

@@ -70,6 +70,7 @@ fn config() -> MigrationConfig {
         catch_up_lag: 513,
         hold: true,
         rate_bytes_per_s: Some(1 << 20),
+        adaptive_percent: None,
         hold_bytes: 1 << 31,
         hold_ms: 86_400_001,
     }
@@ -222,6 +223,10 @@ fn steered() -> PlacementRecord {
         cutover_asked: true,
         cleanup_asked: true,
         paused: true,
+        config: MigrationConfig {
+            adaptive_percent: Some(95),
+            ..config()
+        },
         ..migration
     });
     record
