@@ -290,6 +290,10 @@ pub(super) fn drain(args: &DrainArgs, output: &Output) -> Result<Answer, Failure
         "node {node} owns no shard any more: {} left it",
         moves.len()
     );
+    if args.finish {
+        finish_cleanups(&admin, node, output)?;
+        text.push_str(", and its old copies are deleted: it may be stopped");
+    }
     Ok(planned(&moves, &text))
 }
 
@@ -341,6 +345,33 @@ fn follow_all(
         }
         if done(&status, &left) {
             return Ok(());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Ends the grace times of what a node still keeps.
+fn finish_cleanups(admin: &Admin, node: &NodeId, output: &Output) -> Result<(), Failure> {
+    let mut told = BTreeSet::new();
+    loop {
+        let status = admin.status()?;
+        let kept: Vec<ShardId> = status
+            .shards
+            .iter()
+            .filter(|shard| shard.moving.as_ref().is_some_and(|m| m.source == *node))
+            .map(|shard| shard.shard)
+            .collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        for shard in kept {
+            // Once each: it goes on by itself from there.
+            if told.insert(shard)
+                && let Err(error) = admin.steer(shard, Wish::Cleanup)
+            {
+                output.say(&format!("shard {shard}: {error}"));
+                told.remove(&shard);
+            }
         }
         std::thread::sleep(LOOK_EVERY);
     }
