@@ -99,19 +99,16 @@ pub(super) fn run(
     documents: impl Iterator<Item = Result<Document, Failure>>,
 ) -> Result<Report, Failure> {
     let args = demo.args;
-    let identity = |role| issue(demo.root, role);
     certs::init(&demo.root.join("certs"), 2).map_err(failed)?;
+    let (as_admin, as_client) = (
+        issue(demo.root, Role::Admin)?,
+        issue(demo.root, Role::Client)?,
+    );
     let tally = Arc::new(Tally::new(args.shards));
     let stage = Arc::new(Stage::new(args.kill, tally.clone()));
     let processes = Processes::start(demo, &stage)?;
-    let admin = Arc::new(Admin::connect(
-        processes.addresses(),
-        identity(Role::Admin)?,
-    )?);
-    let client = Arc::new(Client::connect(
-        processes.addresses(),
-        identity(Role::Client)?,
-    )?);
+    let admin = Arc::new(Admin::connect(processes.addresses(), as_admin.clone())?);
+    let client = Arc::new(Client::connect(processes.addresses(), as_client.clone())?);
     spread(&admin, &processes)?;
     let written = demo
         .runtime
@@ -130,8 +127,8 @@ pub(super) fn run(
     for process in processes.all() {
         process.start()?;
     }
-    let client = Client::connect(processes.addresses(), identity(Role::Client)?)?;
-    let admin = Admin::connect(processes.addresses(), identity(Role::Admin)?)?;
+    let client = Client::connect(processes.addresses(), as_client.clone())?;
+    let admin = Admin::connect(processes.addresses(), as_admin.clone())?;
     let checked = look(demo, &processes, &admin, &client, &moves, &wrote.oracle)?;
     client.close();
     Ok(Report {
