@@ -66,7 +66,8 @@ struct Taken {
 
 /// What is to get one.
 struct Taking {
-    body: Bytes,
+    /// With the session's entry; `None`: as the request has it.
+    body: Option<Bytes>,
     entry: Option<Entry>,
     outcome: Outcome,
 }
@@ -99,14 +100,19 @@ impl WriteRequest {
 }
 
 impl Taking {
+    fn body<'a>(&'a self, request: &'a WriteRequest) -> &'a Bytes {
+        self.body.as_ref().unwrap_or(&request.body)
+    }
+
     /// Notes that it has its Seq.
-    fn taken(self, assign: &mut Assign, version: Version) -> Taken {
-        assign.assigned(version.term, version.seq, &self.body);
+    fn taken(self, assign: &mut Assign, request: &WriteRequest, version: Version) -> Taken {
+        let body = self.body(request);
+        assign.assigned(version.term, version.seq, body);
         if let Some(entry) = self.entry {
             entry.taken(assign, version, self.outcome);
         }
         Taken {
-            units: units(self.body.len()),
+            units: units(body.len()),
             outcome: self.outcome,
         }
     }
@@ -238,7 +244,7 @@ impl Hosted {
             Ok(taking) => taking,
             Err(not_taken) => return Ok(not_taken),
         };
-        let body = taking.body.clone();
+        let body = taking.body(request).clone();
         let appended = if directly {
             self.log.append(RecordKind::Batch, body)
         } else {
@@ -253,7 +259,7 @@ impl Hosted {
                     term: submitted.term,
                     seq: submitted.seq,
                 };
-                let taken = taking.taken(&mut assign, version);
+                let taken = taking.taken(&mut assign, request, version);
                 Ok(Attempt::Assigned(submitted, taken))
             }
             Ok(Appended::Written(record)) => {
@@ -261,7 +267,7 @@ impl Hosted {
                     term: record.term(),
                     seq: record.seq(),
                 };
-                let taken = taking.taken(&mut assign, version);
+                let taken = taking.taken(&mut assign, request, version);
                 Ok(Attempt::Appended(version, self.take_turn(record), taken))
             }
             Err(error) => self.refusal(error).map(Attempt::Refused),
@@ -299,8 +305,8 @@ impl Hosted {
             }
         }
         let body = match (entry, copy) {
-            (Some(entry), Some(copy)) => entry.ride(copy, outcome),
-            _ => request.body.clone(),
+            (Some(entry), Some(copy)) => Some(entry.ride(copy, outcome)),
+            _ => None,
         };
         Ok(Ok(Taking {
             body,
