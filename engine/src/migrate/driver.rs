@@ -76,6 +76,7 @@ impl Driver {
     ) -> Self {
         let (inbox, events) = mpsc::unbounded_channel();
         let shared = Shared::new(first, certificate, inbox.clone());
+        let observer = observer.or_else(|| node.migrations.observer());
         let watcher = observer.map(Watcher::start);
         let run = Run {
             node: node.clone(),

@@ -20,7 +20,17 @@ use crate::sync::lock;
 use watershed_migration::MigrationConfig;
 
 /// Called by the driver with each progress, at a change of phase before anything of the new phase happens.
-pub(super) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
+pub(crate) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// What watches every migration that a node drives.
+#[derive(Clone)]
+pub(crate) struct NodeObserver(pub(crate) Observer);
+
+impl fmt::Debug for NodeObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeObserver")
+    }
+}
 
 /// A migration under way, or ended.
 ///

@@ -52,6 +52,8 @@ pub use counts::MigrationCounts;
 pub(crate) use counts::MoveCounts;
 pub(crate) use give_way::Foreground;
 pub use handle::Migration;
+pub(crate) use handle::NodeObserver;
+use handle::Observer;
 pub(crate) use last_move::take_over;
 pub use plan::MigrationPlan;
 pub(crate) use plan::answer as answer_survey;
@@ -78,6 +80,7 @@ const ENDED_KEPT: usize = 64;
 pub(crate) struct Migrations {
     at_once: Arc<Semaphore>,
     defaults: MigrationConfig,
+    observer: Option<NodeObserver>,
     tasks: Tasks,
     counts: MoveCounts,
     state: Mutex<State>,
@@ -93,14 +96,24 @@ struct State {
 
 impl Migrations {
     /// Drives so many migrations at once; more wait. `defaults`: how they are done, unless they are told otherwise.
-    pub(crate) fn new(at_once: usize, defaults: MigrationConfig) -> Self {
+    /// `observer` watches those that have none of their own.
+    pub(crate) fn new(
+        at_once: usize,
+        defaults: MigrationConfig,
+        observer: Option<NodeObserver>,
+    ) -> Self {
         Self {
             at_once: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
             defaults,
+            observer,
             tasks: Tasks::new(),
             counts: MoveCounts::default(),
             state: Mutex::default(),
         }
+    }
+
+    fn observer(&self) -> Option<Observer> {
+        self.observer.as_ref().map(|observer| observer.0.clone())
     }
 
     pub(crate) fn defaults(&self) -> &MigrationConfig {

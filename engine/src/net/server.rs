@@ -179,7 +179,8 @@ async fn serve(
     mut stopped: watch::Receiver<bool>,
 ) {
     let placement = services.placement;
-    let placement = placement.map(|placement| placement::Served::new(placement, callers.clone()));
+    let placement = placement
+        .map(|placement| placement::Served::new(placement, callers.clone(), stopped.clone()));
     let admins = services.node.clone().map(|node| {
         Raw(Admins {
             node,

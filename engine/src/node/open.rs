@@ -105,7 +105,11 @@ impl Node {
             own_placement,
             link: options.link,
             runtime,
-            migrations: Migrations::new(options.migrations_at_once, options.migration_defaults),
+            migrations: Migrations::new(
+                options.migrations_at_once,
+                options.migration_defaults,
+                options.migration_observer,
+            ),
             stale_epochs: Default::default(),
             shards: cluster.shards,
             pool,

@@ -21,6 +21,7 @@
 //!    and no read shows it sooner.
 //! 2. The store's applied Seq only grows by the next Seq, whatever order records were committed in.
 //! 3. A write that found the gate closed has no Seq and left no trace.
+//! 4. A write of a session gets a Seq once, and its entry rides in that record.
 
 mod apply;
 mod conditions;

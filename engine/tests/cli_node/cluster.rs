@@ -1,23 +1,18 @@
 //! Several nodes with certificates, of which one serves the map of owners.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use tokio::runtime::Runtime;
 use watershed::net::{NetLink, RemotePlacement, Security, TlsFiles};
-use watershed::{Engine, Placement, ShardId};
+use watershed::{Client, Placement};
 
 use crate::cli_support::{Place, command, run};
 use crate::process::{Node, address, get};
 use crate::{http, metrics};
 
 /// Keeps a call to the node at `address` that does not end: the watch of its placement.
-pub(crate) fn watch_placement(address: &str) -> impl Drop {
-    struct Watching(Runtime, RemotePlacement);
-    impl Drop for Watching {
-        fn drop(&mut self) {}
-    }
+pub(crate) fn watch_placement(address: &str) -> (Runtime, RemotePlacement) {
     let runtime = Runtime::new().unwrap();
     let inside = runtime.enter();
     let link = NetLink::new(&"watcher".parse().unwrap(), Security::Insecure).unwrap();
@@ -28,7 +23,7 @@ pub(crate) fn watch_placement(address: &str) -> impl Drop {
     // The first change is that the watch has begun.
     let mut changes = placement.watch();
     runtime.block_on(changes.changed()).unwrap();
-    Watching(runtime, placement)
+    (runtime, placement)
 }
 
 /// A cluster's files: a, which serves the placement, and others.
@@ -46,8 +41,12 @@ impl Cluster {
         let certs = place.path("certs");
         let made = run(command(["certs", "init", "--dir"]).arg(&certs));
         assert_eq!(made.status, 0, "{made:?}");
-        for name in NODES.iter().chain(&["mover"]) {
-            let words = ["certs", "issue", "--role", "node", "--name", name, "--dir"];
+        let nodes = NODES.map(|name| ("node", name));
+        for (role, name) in nodes
+            .into_iter()
+            .chain([("admin", "ops"), ("client", "app")])
+        {
+            let words = ["certs", "issue", "--role", role, "--name", name, "--dir"];
             let made = run(command(words).arg(&certs));
             assert_eq!(made.status, 0, "{made:?}");
         }
@@ -72,15 +71,13 @@ impl Cluster {
             "a" => "dir = \"data-a/placement\"",
             _ => "host = \"a\"",
         };
-        let nodes: String = NODES
-            .iter()
-            .map(|node| format!("{node} = \"{}\"\n", self.address(node)))
-            .collect();
         format!(
             "name = \"{name}\"\ndir = \"data-{name}\"\nlisten = \"{listen}\"\n\
              [tls]\nauthority = \"certs/ca.pem\"\ncertificate = \"certs/node-{name}.pem\"\nkey = \"certs/node-{name}.key\"\n\
-             [placement]\n{placement}\n[nodes]\n{nodes}[http]\nlisten = \"{http}\"\n[migration]\ngrace_ms = 0\n",
+             [placement]\n{placement}\n[nodes]\na = \"{host}\"\n[http]\nlisten = \"{http}\"\n",
             listen = self.address(name),
+            // The others are found by the placement.
+            host = self.address("a"),
             http = self.http(name),
         )
     }
@@ -95,26 +92,42 @@ impl Cluster {
         Node::start(command.arg(self.file(name)))
     }
 
-    /// An engine of this process that is a node of the cluster, too.
-    fn mover(&self, runtime: &Runtime) -> Engine {
-        let _inside = runtime.enter();
-        let file = |name: &str| -> PathBuf { Path::new(&self.place.path("certs")).join(name) };
+    /// What a command needs to reach the cluster as this one: `admin-ops`, `client-app`.
+    fn as_one(&self, who: &str) -> Vec<String> {
+        let identity = self.place.path("certs").join(who);
+        let identity = identity.to_str().unwrap().to_owned();
+        let addresses: Vec<_> = NODES.iter().map(|name| self.address(name)).collect();
+        vec![
+            "--cluster".into(),
+            addresses.join(","),
+            "--identity".into(),
+            identity,
+        ]
+    }
+
+    fn client(&self) -> Client {
+        let file = |name: &str| self.place.path("certs").join(name);
         let security = Security::Mutual(TlsFiles {
             authority: file("ca.pem"),
-            certificate: file("node-mover.pem"),
-            key: file("node-mover.key"),
+            certificate: file("client-app.pem"),
+            key: file("client-app.key"),
         });
-        let link = NetLink::new(&"mover".parse().unwrap(), security).unwrap();
-        for name in NODES {
-            link.know(name.parse().unwrap(), self.address(name));
-        }
-        let placement = RemotePlacement::new(link.clone(), "a".parse().unwrap());
-        Engine::options()
-            .node("mover")
-            .placement(Arc::new(placement))
-            .link(Arc::new(link))
-            .open(self.place.path("data-mover"))
-            .unwrap()
+        Client::connect([self.address("b")], security).unwrap()
+    }
+
+    fn migrate(&self, shard: u64, target: &str) {
+        let shard = shard.to_string();
+        let words = [
+            "shard",
+            "migrate",
+            &shard,
+            "--to",
+            target,
+            "--grace-ms",
+            "0",
+        ];
+        let moved = run(command(words).args(self.as_one("admin-ops")));
+        assert_eq!(moved.status, 0, "{moved:?}");
     }
 
     fn owned(&self, name: &str) -> Vec<u64> {
@@ -126,7 +139,6 @@ impl Cluster {
 #[test]
 fn three_nodes_start_in_any_order_and_shards_move_between_them() {
     let cluster = Cluster::new(0);
-    let runtime = Runtime::new().unwrap();
     // Those that need a wait for it, and say so.
     let (mut b, mut c) = (cluster.start("b"), cluster.start("c"));
     for (node, name) in [(&b, "b"), (&c, "c")] {
@@ -151,13 +163,12 @@ fn three_nodes_start_in_any_order_and_shards_move_between_them() {
     assert_eq!(cluster.owned("a"), (0..16).collect::<Vec<_>>());
     assert!(cluster.owned("b").is_empty());
 
-    let mover = cluster.mover(&runtime);
+    let client = cluster.client();
     for n in 0..500_u32 {
-        mover.put(n.to_be_bytes(), n.to_le_bytes()).wait().unwrap();
+        client.put(n.to_be_bytes(), n.to_le_bytes()).wait().unwrap();
     }
     for (shard, target) in [(3, "b"), (4, "c"), (5, "b")] {
-        let migration = mover.migrate(ShardId(shard)).to(target).start().unwrap();
-        migration.wait().unwrap();
+        cluster.migrate(shard, target);
     }
     assert_eq!(
         (cluster.owned("b"), cluster.owned("c")),
@@ -169,8 +180,7 @@ fn three_nodes_start_in_any_order_and_shards_move_between_them() {
     assert_eq!(pauses - re_opens, 3.0);
     let writes = from_a.all("watershed_shard_writes_total");
     assert!(writes.map(|(_, count)| count).sum::<f64>() > 0.0);
-    mover.close().unwrap();
-    drop(mover);
+    client.close();
 
     // The one that serves the map last, and then first.
     c.stop();
@@ -185,13 +195,12 @@ fn three_nodes_start_in_any_order_and_shards_move_between_them() {
         (cluster.owned("b"), cluster.owned("c")),
         (vec![3, 5], vec![4])
     );
-    let mover = cluster.mover(&runtime);
+    let client = cluster.client();
     for n in 0..500_u32 {
-        let found = mover.get(n.to_be_bytes()).wait().unwrap();
+        let found = client.get(n.to_be_bytes()).wait().unwrap();
         assert_eq!(found.as_deref(), Some(&n.to_le_bytes()[..]), "{n}");
     }
-    mover.close().unwrap();
-    drop(mover);
+    client.close();
     for node in [b, c, a] {
         node.stop();
     }

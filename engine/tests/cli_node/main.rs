@@ -4,6 +4,7 @@
 #[path = "../cli_support/mod.rs"]
 mod cli_support;
 mod cluster;
+mod held;
 mod openmetrics;
 mod process;
 
@@ -117,12 +118,24 @@ fn without_json_the_ready_line_is_for_people_and_log_lines_may_be_json() {
 }
 
 #[test]
+fn a_node_whose_placement_is_watched_stops_without_cutting_anything_off() {
+    let place = Place::new();
+    let mut node = Node::start(&mut alone(&place, &[]));
+    let ready = node.ready();
+    let _watching = cluster::watch_placement(ready["listen"].as_str().unwrap());
+    node.signal("TERM");
+    let ended = node.end();
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("cut off"), "{ended:?}");
+}
+
+#[test]
 fn a_second_signal_ends_a_node_at_once() {
     let place = Place::new();
     let mut node = Node::start(&mut alone(&place, &[]));
     let ready = node.ready();
-    // A call that goes on: the node would wait some seconds for it.
-    let _watching = cluster::watch_placement(ready["listen"].as_str().unwrap());
+    // The node would wait some seconds for it.
+    let _held = held::call(ready["listen"].as_str().unwrap());
     // Both signals are there when it runs again.
     node.signal("STOP");
     node.signal("TERM");

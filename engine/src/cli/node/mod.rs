@@ -5,7 +5,7 @@
 //! run.rs         the assembly: what is started after what, and stopped before what
 //! placement.rs   where the map of owners is            signals.rs    being told to stop
 //! http.rs        /healthz and /metrics                 health.rs     whether it serves
-//! metrics.rs     the numbers of a node, as OpenMetrics
+//! metrics.rs     the numbers of a node, as OpenMetrics   stepped.rs     for the demo: phase by phase
 //! ```
 
 mod config;
@@ -15,6 +15,7 @@ mod metrics;
 mod placement;
 mod run;
 mod signals;
+mod stepped;
 
 use std::path::PathBuf;
 
@@ -60,6 +61,12 @@ pub(super) struct NodeArgs {
     /// Log lines are JSON.
     #[arg(long)]
     pub(super) log_json: bool,
+    /// Tell each phase of a migration that it drives on standard output, and go on when a line comes on standard input.
+    #[arg(long, hide = true)]
+    pub(super) stepped: bool,
+    /// Lose each forwarded record with this probability.
+    #[arg(long, hide = true, default_value_t = 0.0)]
+    pub(super) fail_forward: f64,
 }
 
 pub(super) fn run(args: &NodeArgs, output: &Output) -> Result<Answer, Failure> {
@@ -67,7 +74,18 @@ pub(super) fn run(args: &NodeArgs, output: &Output) -> Result<Answer, Failure> {
     if args.check {
         return Ok(checked(&config));
     }
-    run::run(config, output)
+    let trial = Trial {
+        stepped: args.stepped,
+        fail_forward: args.fail_forward,
+    };
+    run::run(config, trial, output)
+}
+
+/// What the demo has a node do beside its work.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    stepped: bool,
+    fail_forward: f64,
 }
 
 /// What a configuration that has no mistakes comes to.

@@ -14,10 +14,11 @@ use super::health::Health;
 use super::http::Http;
 use super::placement::{self, Opened, Placed};
 use super::signals::Stop;
+use super::{Trial, stepped};
 use crate::cli::failure::{Failure, Kind};
 use crate::cli::output::{Answer, Output, print};
 use crate::net::{NetError, NetLink, NetServer, NetServices};
-use crate::{Engine, EngineOptions, Error, NodeInfo, Placement, PlacementError};
+use crate::{Engine, EngineOptions, Error, FaultyLink, Link, NodeInfo, Placement, PlacementError};
 
 /// How long stopping in good order may take; then the process ends as if it were killed.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -25,19 +26,19 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 const THREADS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a node until it is told to stop.
-pub(super) fn run(config: NodeConfig, output: &Output) -> Result<Answer, Failure> {
+pub(super) fn run(config: NodeConfig, trial: Trial, output: &Output) -> Result<Answer, Failure> {
     log_lines(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("ws-net")
         .enable_all()
         .build()
         .map_err(|error| failed("starting threads", &error))?;
-    let ended = runtime.block_on(node(config, output));
+    let ended = runtime.block_on(node(config, trial, output));
     runtime.shutdown_timeout(THREADS_WITHIN);
     ended.map(|()| Answer::printed())
 }
 
-async fn node(config: NodeConfig, output: &Output) -> Result<(), Failure> {
+async fn node(config: NodeConfig, trial: Trial, output: &Output) -> Result<(), Failure> {
     let mut stop = Stop::listen().map_err(|error| failed("listening for signals", &error))?;
     let health = Arc::new(Health::new());
     let http = match config.http {
@@ -58,7 +59,8 @@ async fn node(config: NodeConfig, output: &Output) -> Result<(), Failure> {
         Opened::Own => None,
         Opened::Stop => return Ok(()),
     };
-    let Some(engine) = open(&config, &link, placed.as_ref(), &health, &mut stop).await? else {
+    let Some(engine) = open(&config, trial, &link, placed.as_ref(), &health, &mut stop).await?
+    else {
         tracing::info!(node = %config.name, "stopped before it served");
         return Ok(());
     };
@@ -89,6 +91,7 @@ async fn node(config: NodeConfig, output: &Output) -> Result<(), Failure> {
 /// Opens the engine, as soon as the placement answers. `None`: the process is to stop.
 async fn open(
     config: &NodeConfig,
+    trial: Trial,
     link: &NetLink,
     placed: Option<&Placed>,
     health: &Health,
@@ -99,7 +102,10 @@ async fn open(
         _ => "the map of owners".to_owned(),
     };
     loop {
-        let mut options = config.engine_options().link(Arc::new(link.clone()));
+        let mut options = config.engine_options().link(way(link, trial));
+        if trial.stepped {
+            options = options.migration_observer(stepped::observer());
+        }
         if let Some(Placed { placement, .. }) = placed {
             if !placement::wait_for(&**placement, &name, health, stop).await? {
                 return Ok(None);
@@ -119,6 +125,16 @@ async fn open(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The link, which loses forwarded records where the trial says so.
+fn way(link: &NetLink, trial: Trial) -> Arc<dyn Link> {
+    let link = Arc::new(link.clone());
+    if trial.fail_forward > 0.0 {
+        let seed = u64::from(std::process::id());
+        return Arc::new(FaultyLink::new(link, trial.fail_forward, seed));
+    }
+    link
 }
 
 async fn open_engine(options: EngineOptions, dir: PathBuf) -> Result<Engine, Error> {
