@@ -240,7 +240,8 @@ impl Migration {
     /// Stands still until [`Migration::resume`]. Nothing is copied or shipped, and no pause of the writers begins; one
     /// under way is given up first. Durable writes are still forwarded to a target that takes them, as that costs the
     /// least and leaves nothing to catch up; the source keeps its log, within the bounds of `hold_bytes` and `hold_ms`,
-    /// and beyond them the migration ends once it is resumed. From Activate on there is no effect, but in Cleanup: nothing is compared or deleted, and the grace time does not count.
+    /// and beyond them the migration ends once it is resumed. From Activate on there is no effect, but in Cleanup: nothing is
+    /// compared or deleted, and the grace time does not count.
     ///
     /// It is kept in the placement, and survives a restart, once `paused` of [`Migration::progress`] says so. A paused
     /// migration makes room for another of those that may run at once.
