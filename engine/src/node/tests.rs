@@ -149,3 +149,42 @@ fn a_node_tells_writes_that_it_did_not_take_from_those_it_cannot_answer_for() {
         Some(RefusedKind::OutcomeUnknown)
     );
 }
+
+#[test]
+fn a_status_counts_writes_and_tells_how_long_the_first_request_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::options().shards(1).open(dir.path()).unwrap();
+    let shard = || engine.status().unwrap().shards.remove(0);
+    // The start of the term is none of a user's.
+    assert_eq!(shard().writes, 0);
+    engine.put("k", "1").wait().unwrap();
+    let buffered = engine.put("k", "2").durability(Durability::Buffered);
+    buffered.wait().unwrap();
+    assert_eq!(shard().writes, 2);
+
+    let hosted = engine.node().unwrap().owner(ShardId(0)).unwrap();
+    hosted.close_gate().unwrap();
+    let status = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| engine.put("k", "3").wait().unwrap());
+        let waited = |more_than: u64| loop {
+            let status = shard();
+            if status.parked == 1 && status.parked_longest_ms > more_than {
+                return status;
+            }
+            std::thread::yield_now();
+        };
+        let longest = waited(20).parked_longest_ms;
+        // It asks again at each change, and has waited since it came.
+        let mut changes = hosted.changes();
+        hosted.note_change();
+        pollster::block_on(changes.changed()).unwrap();
+        let still = waited(longest);
+        assert_eq!(still.parked, 1);
+        hosted.reopen().unwrap();
+        writer.join().unwrap();
+        shard()
+    });
+    let told = (status.parked, status.parked_longest_ms, status.writes);
+    assert_eq!(told, (0, 0, 3));
+    engine.close().unwrap();
+}

@@ -111,3 +111,76 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use watershed_wal::mem::MemStorage;
+
+    use super::super::metrics;
+    use super::*;
+    use crate::net::{NetServices, Security};
+
+    fn has(page: &str, line: &str) -> bool {
+        page.lines().any(|found| found == line)
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_and_numbers_are_told_all_the_same() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let health = Health::new();
+        health.starting("waiting for something".into());
+        let verdict = health.verdict();
+        assert_eq!(
+            (verdict.serving, &*verdict.problems[0]),
+            (false, "waiting for something")
+        );
+        let page = metrics::page(&health);
+        assert!(
+            has(&page, "watershed_serving 0") && page.ends_with("# EOF\n"),
+            "{page}"
+        );
+
+        let device = MemStorage::new();
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Engine::options().shards(2);
+        options.log_storage = Some(Arc::new(device.clone()));
+        let engine = options.open(dir.path()).unwrap();
+        let services = NetServices::of(&engine).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let server = NetServer::start(address, Security::Insecure, services);
+        let server = runtime.block_on(server).unwrap();
+        health.serving(engine.clone(), server);
+        assert!(health.verdict().serving && health.verdict().problems.is_empty());
+
+        // The placement decides who owns what next, not what is served.
+        health.placement(Some("it is gone".into()));
+        let verdict = health.verdict();
+        assert!(verdict.serving && verdict.problems[0].contains("it is gone"));
+        let page = metrics::page(&health);
+        assert!(has(&page, "watershed_serving 1"), "{page}");
+        assert!(has(&page, "watershed_placement_reachable 0"), "{page}");
+
+        device.set_injector(Some("on(sync):eio".parse().unwrap()));
+        engine.put("k", "v").wait().unwrap_err();
+        let verdict = health.verdict();
+        assert!(!verdict.serving, "{verdict:?}");
+        assert!(
+            verdict.problems[0].starts_with("the log failed"),
+            "{verdict:?}"
+        );
+        let page = metrics::page(&health);
+        assert!(has(&page, "watershed_log_poisoned 1"), "{page}");
+        assert!(has(&page, "watershed_serving 0"), "{page}");
+
+        device.set_injector(None);
+        let (_, server) = health.stopping().unwrap();
+        assert!(health.stopping().is_none());
+        assert_eq!(health.verdict().problems, ["it is stopping"]);
+        runtime.block_on(server.stop());
+        // The log's failure was told.
+        let _ = engine.close();
+    }
+}
