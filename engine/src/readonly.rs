@@ -191,6 +191,8 @@ impl ReadOnly {
             log,
             shards: shards?,
             migrations: Vec::new(),
+            migration_counts: Default::default(),
+            stale_epochs: 0,
         })
     }
 }
@@ -330,6 +332,8 @@ impl Copy {
             holds: self.view.holds.clone(),
             store_error: None,
             parked: 0,
+            parked_longest_ms: 0,
+            writes: 0,
         })
     }
 }

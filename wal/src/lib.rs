@@ -24,6 +24,7 @@ mod record;
 mod seqset;
 mod storage;
 mod sync;
+mod times;
 mod words;
 
 pub use batch::{
@@ -45,6 +46,7 @@ pub use storage::{Storage, StorageFile};
 #[cfg(watershed_shuttle)]
 #[doc(hidden)]
 pub use sync::checked;
+pub use times::{TimeBucket, TimeCounts, Times};
 pub use words::{
     Durability, Epoch, InstanceId, NumberTooLarge, ParseInstanceIdError, Seq, ShardId, Term,
     TermStart,

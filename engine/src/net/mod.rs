@@ -92,6 +92,7 @@ pub use link::NetLink;
 #[cfg(feature = "etcd")]
 pub(crate) use link::join_causes;
 pub use placement::RemotePlacement;
+pub use refusals::RefusalClass;
 pub use server::{NetServer, NetServices};
 pub use tls::{TlsError, TlsFiles};
 

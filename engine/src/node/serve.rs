@@ -1,6 +1,7 @@
 //! What other nodes ask: data requests are answered here, those of a migration in migrate/.
 
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,9 +42,13 @@ impl Node {
     /// Carries out a request. It goes on when the caller stops waiting.
     pub(crate) fn answer_request(&self, request: Request) -> BoxFuture<'static, Bytes> {
         let node = self.clone();
-        let task = self
-            .runtime
-            .spawn(async move { node.dispatch(request).await.encode() });
+        let task = self.runtime.spawn(async move {
+            let response = node.dispatch(request).await;
+            if matches!(&response, Response::Refused(refused) if refused.kind == RefusedKind::StaleEpoch) {
+                node.stale_epochs.fetch_add(1, Ordering::Relaxed);
+            }
+            response.encode()
+        });
         // It may have been at anything.
         let closing =
             || Response::refused(RefusedKind::OutcomeUnknown, "the node is closing").encode();
@@ -89,6 +94,7 @@ impl Node {
             }
             Request::Get { shard, keys } => self.serve_get(shard, keys).await,
             Request::Scan { shard, scan } => self.serve_scan(shard, scan).await,
+            Request::Survey { shard } => migrate::answer_survey(self, shard).await,
             other => migrate::serve(self, other).await,
         }
     }

@@ -120,6 +120,7 @@ impl Hosted {
         inline: Inline,
     ) -> Result<Written, Error> {
         let room = self.take_room(request).await?;
+        let mut parked = None;
         loop {
             if request.deadline.is_some_and(|end| end <= Instant::now()) {
                 return Err(Error::DeadlineNotApplied { shard: self.shard });
@@ -130,6 +131,9 @@ impl Hosted {
                 // Subscribed before asking once more, so that no change is missed.
                 changes = Some(self.changes());
                 attempt = self.attempt(request, inline)?;
+            }
+            if !matches!(attempt, Attempt::Refused(_)) {
+                parked = None;
             }
             match attempt {
                 Attempt::Assigned(submitted, taken) => {
@@ -149,7 +153,8 @@ impl Hosted {
                     return Ok(Written::Elsewhere { owner, epoch });
                 }
                 Attempt::Refused(_) => {
-                    let _parked = self.park();
+                    // It waits as one request, however often it asks.
+                    parked.get_or_insert_with(|| self.park());
                     if let Some(mut changes) = changes {
                         self.before_deadline(request.deadline, changes.changed())
                             .await?

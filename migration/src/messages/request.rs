@@ -221,6 +221,11 @@ pub enum Request {
         /// The most entries.
         limit: u32,
     },
+    /// To any node: what do you have of this shard, and what room? Changes nothing. -> `Surveyed`
+    Survey {
+        /// The shard.
+        shard: ShardId,
+    },
     /// To the owner: write this. -> `Written`, `ConditionFailed` or `Moved`
     Write {
         /// The shard.
@@ -314,7 +319,8 @@ impl Request {
             | Self::BecomeOwner { env, .. }
             | Self::DiscardTarget { env }
             | Self::ComparePage { env, .. } => Some(env),
-            Self::Write { .. }
+            Self::Survey { .. }
+            | Self::Write { .. }
             | Self::OpenSession { .. }
             | Self::Get { .. }
             | Self::Scan { .. } => None,
@@ -325,7 +331,8 @@ impl Request {
     #[must_use]
     pub const fn shard(&self) -> ShardId {
         match self {
-            Self::Write { shard, .. }
+            Self::Survey { shard }
+            | Self::Write { shard, .. }
             | Self::OpenSession { shard, .. }
             | Self::Get { shard, .. }
             | Self::Scan { shard, .. } => *shard,
@@ -362,6 +369,7 @@ impl Request {
             Self::BecomeOwner { .. } => "BecomeOwner",
             Self::DiscardTarget { .. } => "DiscardTarget",
             Self::ComparePage { .. } => "ComparePage",
+            Self::Survey { .. } => "Survey",
             Self::Write { .. } => "Write",
             Self::OpenSession { .. } => "OpenSession",
             Self::Get { .. } => "Get",

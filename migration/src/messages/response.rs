@@ -269,6 +269,15 @@ pub enum Response {
         /// No more follow.
         done: bool,
     },
+    /// `Survey`.
+    Surveyed {
+        /// The version of the node's program, in words.
+        version: String,
+        /// Bytes of its disk that a copy may take.
+        free_bytes: u64,
+        /// About how many bytes its copy of the shard has; `None` where it does not own the shard.
+        owned_bytes: Option<u64>,
+    },
     /// `Write`.
     Written {
         /// The version it made.
@@ -361,6 +370,7 @@ impl Response {
             Self::Verified(_) => "Verified",
             Self::Serving { .. } => "Serving",
             Self::Page { .. } => "Page",
+            Self::Surveyed { .. } => "Surveyed",
             Self::Written { .. } => "Written",
             Self::ConditionFailed { .. } => "ConditionFailed",
             Self::SessionOpened { .. } => "SessionOpened",

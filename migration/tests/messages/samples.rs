@@ -70,6 +70,7 @@ fn config() -> MigrationConfig {
         catch_up_lag: 513,
         hold: true,
         rate_bytes_per_s: Some(1 << 20),
+        adaptive_percent: None,
         hold_bytes: 1 << 31,
         hold_ms: 86_400_001,
     }
@@ -222,6 +223,10 @@ fn steered() -> PlacementRecord {
         cutover_asked: true,
         cleanup_asked: true,
         paused: true,
+        config: MigrationConfig {
+            adaptive_percent: Some(95),
+            ..config()
+        },
         ..migration
     });
     record
@@ -385,6 +390,7 @@ fn data() -> Vec<Request> {
             session,
             deadline_ms: 96_000,
         },
+        Request::Survey { shard: ShardId(3) },
     ]
 }
 
@@ -568,6 +574,11 @@ fn of_data() -> Vec<Response> {
         Response::Moved {
             owner: node("node-t"),
             epoch: Epoch(92),
+        },
+        Response::Surveyed {
+            version: "1.2.3".into(),
+            free_bytes: 93 << 30,
+            owned_bytes: Some(94 << 20),
         },
         Response::NotActivated {
             record: Box::new(steered()),

@@ -252,11 +252,10 @@ fn a_client_waits_for_an_owner_that_restarts() {
     cluster.end();
 }
 
-/// A way to `to` whose connections are all cut whenever it is told so.
-async fn cut_now_and_then(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<u64>) {
+/// A way to `to` whose connections are all cut when it is told so.
+async fn can_be_cut(to: SocketAddr, cut: &tokio::sync::watch::Sender<u32>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
     let at = listener.local_addr().unwrap();
-    let cut = tokio::sync::watch::Sender::new(0);
     let cuts = cut.clone();
     tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
@@ -272,7 +271,7 @@ async fn cut_now_and_then(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Se
             });
         }
     });
-    (at, cut)
+    at
 }
 
 /// Each write names the version that the one before it got. Sent again after its answer was lost, and carried out a
@@ -280,50 +279,52 @@ async fn cut_now_and_then(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Se
 #[test]
 fn rule_17_a_write_whose_answer_was_lost_is_not_applied_twice() {
     let mut cluster = Cluster::new(&["a", "b"], 1);
-    let mut cuts = Vec::new();
+    let cut = tokio::sync::watch::Sender::new(0);
     for name in ["a", "b"] {
-        let to = cluster
-            .nodes
-            .iter()
-            .find(|node| node.name == name)
-            .unwrap()
-            .address;
-        let (at, cut) = cluster.runtime.block_on(cut_now_and_then(to));
+        let to = cluster.nodes.iter().find(|node| node.name == name);
+        let to = to.unwrap().address;
+        let at = cluster.runtime.block_on(can_be_cut(to, &cut));
         cluster.announce(name, at);
-        cuts.push(cut);
     }
     let client = cluster.client("b");
-    let done = AtomicBool::new(false);
     let (mut last, mut writes) = (client.put("k", "0").wait().unwrap(), 1_u32);
-    thread::scope(|scope| {
-        let cutting = scope.spawn(|| {
-            let mut cut = 0_u64;
-            while !done.load(Ordering::Relaxed) {
-                for way in &cuts {
-                    way.send_modify(|count| *count += 1);
-                }
-                cut += 1;
-                thread::sleep(Duration::from_millis(3 + cut % 7));
-            }
-            cut
-        });
-        for to in ["b", "a", "b"] {
-            let migration = cluster
-                .engine(to)
-                .migrate(ShardId(0))
-                .to(to)
-                .start()
-                .unwrap();
-            while migration.outcome().is_none() {
-                let write = client.put("k", writes.to_string()).if_version("k", last);
-                last = write.deadline(Duration::from_secs(60)).wait().unwrap();
-                writes += 1;
-            }
-            migration.wait().unwrap();
+    // At most one cut falls into a write, somewhere between its start and its end.
+    let mut write = || {
+        let next = client.put("k", writes.to_string()).if_version("k", last);
+        let next = next.deadline(Duration::from_secs(120));
+        if writes.is_multiple_of(3) {
+            let (cut, after) = (
+                cut.clone(),
+                Duration::from_micros(u64::from(writes * 37 % 900)),
+            );
+            let cutting = thread::spawn(move || {
+                thread::sleep(after);
+                cut.send_modify(|count| *count += 1);
+            });
+            last = next.wait().unwrap();
+            cutting.join().unwrap();
+        } else {
+            last = next.wait().unwrap();
         }
-        done.store(true, Ordering::Relaxed);
-        assert!(cutting.join().unwrap() > 3);
-    });
+        writes += 1;
+        (writes, last)
+    };
+    for _ in 0..200 {
+        write();
+    }
+    for to in ["b", "a"] {
+        let migration = cluster
+            .engine(to)
+            .migrate(ShardId(0))
+            .to(to)
+            .start()
+            .unwrap();
+        while migration.outcome().is_none() {
+            write();
+        }
+        migration.wait().unwrap();
+    }
+    let (writes, last) = write();
     let (value, version) = client.get_versioned("k").wait().unwrap().unwrap();
     assert_eq!((value, version), ((writes - 1).to_string().into(), last));
     cluster.end();
@@ -447,7 +448,7 @@ fn operators_move_fill_and_drain_from_anywhere() {
     });
     assert_eq!(
         (held.migration, held.started_by.as_str()),
-        (migration, "admin/ops")
+        (migration, "watershed://admin/ops")
     );
     let said = admin.explain(ShardId(3)).unwrap().join("\n");
     assert!(

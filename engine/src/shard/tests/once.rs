@@ -129,6 +129,49 @@ fn one_sent_again_while_the_first_is_under_way_waits_for_it() {
     assert_eq!(shard.hosted.visible(), last.next());
 }
 
+/// Durable is not enough: a read behind the answer must find the write.
+#[test]
+fn one_sent_again_is_not_answered_before_the_first_is_applied() {
+    let shard = Shard::opened();
+    let request = put(mark(1), "k", "1");
+    // As if another thread applied, and took its time.
+    super::super::lock(&shard.hosted.queue).claimed = true;
+    let mut context = Context::from_waker(Waker::noop());
+    let mut first = pin!(shard.send(&request));
+    assert!(is_pending(first.as_mut().poll(&mut context)));
+    let taken = shard.hosted.visible().next();
+    pollster::block_on(shard.hosted.log.durable_past(shard.hosted.visible())).unwrap();
+    let mut again = pin!(shard.send(&request));
+    assert!(is_pending(again.as_mut().poll(&mut context)));
+    super::super::lock(&shard.hosted.queue).claimed = false;
+    shard.hosted.apply_queued();
+    assert_eq!(pollster::block_on(again).unwrap().seq, taken);
+    assert_eq!(pollster::block_on(first).unwrap().seq, taken);
+}
+
+/// An entry on its way is of another keyspace than a user's key of the same bytes, for conditions, too.
+#[test]
+fn an_entry_under_way_is_no_users_key() {
+    let shard = Shard::opened();
+    shard.on("on(sync):stall");
+    let first = only_if(put(mark(1), "k", "1"), "k", Expected::Absent);
+    // Where the first write of the first session has its entry.
+    let entry = "s\0\0\0\0";
+    let plain = WriteRequest {
+        session: None,
+        ..only_if(put(mark(2), entry, "mine"), entry, Expected::Absent)
+    };
+    let mut context = Context::from_waker(Waker::noop());
+    let mut first = pin!(shard.send(&first));
+    assert!(is_pending(first.as_mut().poll(&mut context)));
+    let mut plain = pin!(shard.send(&plain));
+    assert!(is_pending(plain.as_mut().poll(&mut context)));
+    shard.device.set_injector(None);
+    pollster::block_on(first).unwrap();
+    pollster::block_on(plain).unwrap();
+    assert_eq!(shard.value(entry).unwrap(), "mine");
+}
+
 #[test]
 fn a_deadline_that_passes_behind_the_first_try_says_that_it_is_not_known() {
     let shard = Shard::opened();

@@ -59,6 +59,7 @@ bodies! {
     BecomeOwner { env, epoch }
     DiscardTarget { env }
     ComparePage { env, after, limit }
+    Survey { shard }
     Write { shard, epoch, body, durability, conditions, deadline_ms, session }
     OpenSession { shard, session, deadline_ms }
     Get { shard, keys }

@@ -124,6 +124,7 @@ bodies! {
         Verified (marks)
         Serving { term, first_seq }
         Page { entries, done }
+        Surveyed { version, free_bytes, owned_bytes }
         Written { version }
         ConditionFailed { index, found }
         SessionOpened { version, in_flight_max }
