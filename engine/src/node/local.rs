@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use watershed_migration::NodeId;
+use watershed_migration::{NodeId, PlacementRecord};
 use watershed_wal::{Epoch, Inline, ShardId};
 
 use super::Node;
 use crate::Error;
+use crate::placement::PlacementError;
 use crate::shard::{Hosted, Role, Serving, WriteRequest, Written};
 use crate::store::{Shown, Store, Version};
 
@@ -20,6 +21,16 @@ const RECHECK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) enum Local<T> {
     Done(T),
     Elsewhere { owner: NodeId, epoch: Epoch },
+}
+
+/// Who owns a shard.
+pub(super) enum Owned {
+    Elsewhere {
+        owner: NodeId,
+        epoch: Epoch,
+    },
+    /// This node, by the placement.
+    Here(Box<PlacementRecord>),
 }
 
 impl Node {
@@ -138,14 +149,10 @@ impl Node {
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        let record = self
-            .placement
-            .read(shard)
-            .await?
-            .ok_or(Error::NoShard { shard })?;
-        if record.owner != self.id {
-            return Ok(Some((record.owner, record.epoch)));
-        }
+        let record = match self.look_up(shard).await? {
+            Owned::Elsewhere { owner, epoch } => return Ok(Some((owner, epoch))),
+            Owned::Here(record) => record,
+        };
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Error::DeadlineNotApplied { shard });
         }
@@ -167,5 +174,33 @@ impl Node {
         // Either way the caller looks again.
         let _ = tokio::time::timeout_at(until, changes.changed()).await;
         Ok(None)
+    }
+
+    /// Who owns a shard, as was heard of late or as the placement says.
+    pub(super) async fn look_up(&self, shard: ShardId) -> Result<Owned, Error> {
+        if let Some((owner, epoch)) = self.owners.trusted(shard) {
+            return Ok(Owned::Elsewhere { owner, epoch });
+        }
+        let at = self.owners.now();
+        let record = match self.placement.read(shard).await {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                self.owners.forget(shard);
+                return Err(Error::NoShard { shard });
+            }
+            Err(error @ PlacementError::Unreachable { .. }) => {
+                let last = self.owners.last(shard);
+                let (owner, epoch) = last.ok_or(error)?;
+                return Ok(Owned::Elsewhere { owner, epoch });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if record.owner == self.id {
+            self.owners.forget(shard);
+            return Ok(Owned::Here(Box::new(record)));
+        }
+        let (owner, epoch) = (record.owner, record.epoch);
+        self.owners.learn(shard, &owner, epoch, at);
+        Ok(Owned::Elsewhere { owner, epoch })
     }
 }

@@ -6,6 +6,7 @@
 //! at_once.rs    ... several shards at once
 //! local.rs      requests for shards owned here
 //! route.rs      requests for shards owned elsewhere
+//! owners.rs     ... by whom, as last heard
 //! serve.rs      what other nodes ask
 //! goals.rs      moves that operators' goals ask for, begun by their targets
 //! member.rs     this node among the others, and whose driving it takes over
@@ -23,6 +24,7 @@ mod leftovers;
 mod local;
 mod member;
 mod open;
+mod owners;
 mod replay;
 mod route;
 mod serve;
@@ -78,6 +80,7 @@ pub(crate) struct NodeInner {
     /// The placement behind the witness: what it says is never older than what was seen before.
     pub(crate) placement: Arc<dyn Placement>,
     witness: Arc<Witness>,
+    owners: owners::Owners,
     /// The placement, where it is the engine's own and so closes with it.
     pub(crate) own_placement: Option<Arc<FilePlacement>>,
     pub(crate) link: Option<Arc<dyn Link>>,

@@ -20,6 +20,7 @@ use watershed_wal::{
     DirStorage, Epoch, InstanceId, InstanceLog, Log, OpenReport, Seq, ShardId, Storage,
 };
 
+use super::owners::Owners;
 use super::{Node, NodeInner, at_once, keep, replay};
 use crate::Error;
 use crate::datadir::DataDir;
@@ -101,6 +102,7 @@ impl Node {
             log,
             env: StoreEnv::new(&options.store)?,
             placement: witness.clone(),
+            owners: Owners::new(witness.watch()),
             witness,
             own_placement,
             link: options.link,
@@ -295,8 +297,12 @@ impl Node {
 
     /// Every shard that the placement says is owned here must be here.
     async fn check_owned(&self) -> Result<(), Error> {
+        let at = self.owners.now();
         for record in self.placement.list().await? {
-            if record.owner == self.id && self.hosted_instance(record.instance).is_none() {
+            if record.owner != self.id {
+                let PlacementRecord { shard, epoch, .. } = record;
+                self.owners.learn(shard, &record.owner, epoch, at);
+            } else if self.hosted_instance(record.instance).is_none() {
                 return Err(Error::inconsistent(
                     record.shard,
                     format!(

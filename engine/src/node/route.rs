@@ -6,7 +6,7 @@ use watershed_migration::NodeId;
 use watershed_migration::messages::{Request, Response, ScanRequest};
 use watershed_wal::{Epoch, Inline, ShardId};
 
-use super::local::Local;
+use super::local::{Local, Owned};
 use super::{Node, from_wire};
 use crate::Error;
 use crate::forward::{
@@ -106,34 +106,24 @@ impl Node {
     ) -> Result<(Vec<Entry>, bool), Error> {
         let mut patience = Patience::until(None);
         loop {
-            let record = self
-                .placement
-                .read(shard)
-                .await?
-                .ok_or(Error::NoShard { shard })?;
+            let (owner, epoch) = match self.look_up(shard).await? {
+                Owned::Elsewhere { owner, epoch } => (owner, epoch),
+                Owned::Here(record) => (record.owner, record.epoch),
+            };
             let message = Request::Scan {
                 shard,
                 scan: scan.clone(),
             };
-            let again = match self
-                .send(shard, &record.owner, record.epoch, &message)
-                .await?
-            {
+            let again = match self.send(shard, &owner, epoch, &message).await? {
                 Sent::Answer(Response::Entries { entries, done }) => {
                     return Ok((forward::entries(entries), done));
                 }
                 Sent::Answer(Response::Moved { .. }) => "the shard is being moved".to_owned(),
-                Sent::Answer(other) => again_or_error(shard, &record.owner, other)?,
+                Sent::Answer(other) => again_or_error(shard, &owner, other)?,
                 Sent::Again(reason) | Sent::Lost(reason) => reason,
             };
             if !patience.again().await {
-                return Err(out_of_patience(
-                    shard,
-                    record.owner,
-                    record.epoch,
-                    None,
-                    &again,
-                ));
+                return Err(out_of_patience(shard, owner, epoch, None, &again));
             }
         }
     }
@@ -152,7 +142,21 @@ impl Node {
                 epoch,
             });
         };
+        let at = self.owners.now();
         // The owner is this node where the shard came here between two looks; the link reaches it too.
-        Ok(Sent::of(owner, link.call(owner, message.encode()).await))
+        let sent = Sent::of(owner, link.call(owner, message.encode()).await);
+        match &sent {
+            Sent::Answer(Response::Moved {
+                owner,
+                epoch: since,
+            }) if *since > epoch && *owner != self.id => {
+                self.owners.learn(shard, owner, *since, at);
+            }
+            Sent::Answer(Response::Moved { .. } | Response::Refused(_))
+            | Sent::Again(_)
+            | Sent::Lost(_) => self.owners.note(shard, epoch, None),
+            Sent::Answer(_) => self.owners.note(shard, epoch, Some(at)),
+        }
+        Ok(sent)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
-use crate::{Engine, LocalLink};
+use crate::{Engine, LocalLink, ScanOptions};
 
 fn open(etcd: &Etcd, link: &LocalLink, name: &str) -> Engine {
     let placement = Arc::new(etcd.impatient());
@@ -77,21 +77,26 @@ fn shards_move_under_writes_while_etcd_crashes_and_nothing_is_lost() {
 }
 
 #[test]
-fn without_etcd_shards_are_served_and_none_changes_its_owner() {
+fn without_etcd_shards_are_served_from_every_node_and_none_changes_its_owner() {
     let mut etcd = Etcd::start();
     let link = LocalLink::new();
     let (a, b) = (open(&etcd, &link, "a"), open(&etcd, &link, "b"));
     move_to(&a, ShardId(0), &b);
+    let serve = |round: u32| {
+        for shard in [ShardId(0), ShardId(1)] {
+            for engine in [&a, &b] {
+                let place = engine.shard(shard);
+                place.put("meanwhile", round.to_be_bytes()).wait().unwrap();
+                let found = place.get("meanwhile").wait().unwrap().unwrap();
+                assert_eq!(found[..], round.to_be_bytes());
+                assert_eq!(place.scan(ScanOptions::all()).count(), 1);
+            }
+        }
+    };
+    serve(0);
     etcd.kill();
     let stays = b.migrate(ShardId(0)).to("a").start();
-    for round in 0..200_u32 {
-        for (engine, shard) in [(&a, ShardId(1)), (&b, ShardId(0))] {
-            let place = engine.shard(shard);
-            place.put("meanwhile", round.to_be_bytes()).wait().unwrap();
-            let found = place.get("meanwhile").wait().unwrap().unwrap();
-            assert_eq!(found[..], round.to_be_bytes());
-        }
-    }
+    (1..100).for_each(serve);
     assert_eq!(
         (a.shards(), b.shards()),
         (vec![ShardId(1)], vec![ShardId(0)])
@@ -99,8 +104,12 @@ fn without_etcd_shards_are_served_and_none_changes_its_owner() {
     etcd.up();
     drop(stays.map(|migration| migration.wait()));
     move_to(&b, ShardId(0), &a);
-    let found = a.shard(ShardId(0)).get("meanwhile").wait().unwrap();
-    assert_eq!(found.unwrap()[..], 199_u32.to_be_bytes());
+    serve(100);
+    etcd.pause();
+    (101..200).for_each(serve);
+    etcd.resume();
+    move_to(&a, ShardId(0), &b);
+    serve(200);
     a.close().unwrap();
     b.close().unwrap();
 }
