@@ -46,7 +46,8 @@ demo: ## load 171,075 documents, move shards under live writes, check every writ
 .PHONY: test
 test: ## all tests: unit, property, crash, command line, documentation, fuzz corpora
 	@./.ci/setup
-	$(CARGO) test $(SELECTION)
+	./.ci/etcd "$(TOOLS)/bin"
+	PATH="$$PATH:$(TOOLS)/bin" $(CARGO) test $(SELECTION)
 
 .PHONY: build
 build: ## build the command; the last line is its path

@@ -1,10 +1,11 @@
 //! A batch of puts and deletes: what one write of one shard does, atomically.
 
 use bytes::Bytes;
-use watershed_wal::{BatchBuilder, ShardId};
+use watershed_wal::{BatchBuilder, BatchReader, Op, ShardId};
 
 use crate::Error;
 use crate::shard_of::shard_of;
+use crate::store::USER_KEYSPACE;
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 64 << 10;
@@ -108,6 +109,48 @@ fn one_shard(hashes: &[u64], shards: u64) -> Result<ShardId, Error> {
     }
 }
 
+/// Checks a body that a stranger encoded as what this crate encodes is checked while it is built.
+pub(crate) fn check_encoded(body: &Bytes) -> Result<(), Error> {
+    let bad = |what: String| Error::BadBatch { what };
+    if body.len() > MAX_BATCH_BYTES {
+        return Err(Error::BatchLength {
+            len: body.len(),
+            max: MAX_BATCH_BYTES,
+        });
+    }
+    let reader = BatchReader::new(body.clone()).map_err(|error| bad(error.to_string()))?;
+    if reader.client().is_some() {
+        return Err(bad("it has a client's section, which nothing reads".into()));
+    }
+    let mut ops = 0;
+    for op in reader {
+        ops += 1;
+        // What a store can't apply must get no Seq: the shard would be out of service.
+        match op.map_err(|error| bad(error.to_string()))? {
+            Op::Put {
+                keyspace: USER_KEYSPACE,
+                flags: 0,
+                key,
+                value,
+            } => check_key(&key).and_then(|()| check_value(&value))?,
+            Op::Delete {
+                keyspace: USER_KEYSPACE,
+                flags: 0,
+                key,
+            } => check_key(&key)?,
+            _ => {
+                return Err(bad(format!(
+                    "operation {ops} is no put or delete of a user's key"
+                )));
+            }
+        }
+    }
+    if ops == 0 {
+        return Err(Error::EmptyBatch);
+    }
+    Ok(())
+}
+
 pub(crate) fn check_key(key: &[u8]) -> Result<(), Error> {
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return Err(Error::KeyLength {
@@ -130,7 +173,64 @@ pub(crate) fn check_value(value: &[u8]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use watershed_wal::ClientStamp;
+
     use super::*;
+
+    #[test]
+    fn what_a_stranger_encoded_is_held_to_the_same_rules() {
+        let checked = |ops: &[Op]| {
+            let mut builder = BatchBuilder::new();
+            for op in ops {
+                builder.push(op);
+            }
+            check_encoded(&builder.finish())
+        };
+        let bytes = Bytes::from_static;
+        let put = |keyspace, flags, key, value| Op::Put {
+            keyspace,
+            flags,
+            key: bytes(key),
+            value,
+        };
+        let delete = |key| Op::Delete {
+            keyspace: 0,
+            flags: 0,
+            key: bytes(key),
+        };
+        let good = put(0, 0, b"k", bytes(b"v"));
+        checked(&[good.clone(), delete(b"k")]).unwrap();
+        let empty = checked(&[]).unwrap_err();
+        assert!(matches!(empty, Error::EmptyBatch), "{empty}");
+        let no_key = checked(&[delete(b"")]).unwrap_err();
+        assert!(matches!(no_key, Error::KeyLength { .. }), "{no_key}");
+        let value = Bytes::from(vec![0; MAX_VALUE_BYTES + 1]);
+        let long = checked(&[put(0, 0, b"k", value)]).unwrap_err();
+        assert!(matches!(long, Error::ValueLength { .. }), "{long}");
+        let range = Op::DeleteRange {
+            keyspace: 0,
+            flags: 0,
+            from: bytes(b"a"),
+            to: bytes(b"b"),
+        };
+        let [internal, other, flagged] =
+            [(1, 0), (2, 0), (0, 1)].map(|(space, flags)| put(space, flags, b"k", bytes(b"v")));
+        for op in [internal, other, flagged, range] {
+            let bad = checked(&[good.clone(), op.clone()]).unwrap_err();
+            assert!(bad.to_string().contains("operation 2"), "{op:?}: {bad}");
+        }
+        let stamp = ClientStamp {
+            id: 1,
+            number: 1,
+            result: Bytes::new(),
+        };
+        let mut stamped = BatchBuilder::stamped(&stamp);
+        stamped.put(b"k", b"v");
+        for bad in [stamped.finish(), bytes(b""), bytes(&[1, 0, 9])] {
+            let error = check_encoded(&bad).unwrap_err();
+            assert!(matches!(error, Error::BadBatch { .. }), "{error}");
+        }
+    }
 
     #[test]
     fn sizes_are_checked_before_anything_is_encoded() {

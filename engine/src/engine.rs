@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 use watershed_migration::NodeId;
-use watershed_wal::ShardId;
+use watershed_wal::{LogStatus, ShardId};
 
 use crate::backend::Backend;
 use crate::link::{LocalLink, Service};
 use crate::migrate::{Migrate, Migration};
 use crate::node::Node;
 use crate::options::EngineOptions;
-use crate::placement::NodeInfo;
+use crate::placement::{NodeInfo, Placement};
 use crate::request::{Read, Write};
 use crate::scan::{Scan, Snapshot};
 use crate::status::{self, EngineStatus};
@@ -117,6 +117,16 @@ impl Engine {
         open.as_ref()
             .map(|open| open.service.clone())
             .ok_or(Error::Closed)
+    }
+
+    /// The map of owners that this engine keeps in its own directory: to be served to other nodes. `None` where it was
+    /// opened with another one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn own_placement(&self) -> Result<Option<Arc<dyn Placement>>, Error> {
+        let own = self.node()?.own_placement.clone();
+        Ok(own.map(|own| own as Arc<dyn Placement>))
     }
 
     /// Sets `key` to `value`.
@@ -259,6 +269,14 @@ impl Engine {
     /// [`Error::Closed`]. What RocksDB says against a shard is in its [`crate::ShardStatus::store_error`].
     pub fn status(&self) -> Result<EngineStatus, Error> {
         Ok(status::of_node(&self.node()?))
+    }
+
+    /// The log alone: what [`Engine::status`] asks all stores for is left out.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn log_status(&self) -> Result<LogStatus, Error> {
+        Ok(self.node()?.log.status())
     }
 
     /// Closes the engine: waits for what was taken, joins its threads, frees the directory's lock. Later requests, of

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use watershed_migration::{EvidenceError, NodeId, Refusal};
+use watershed_migration::{EvidenceError, NodeId, Refusal, SessionId};
 use watershed_wal::{Epoch, InstanceId, LogError, OpenError, Seq, ShardId};
 
 use crate::placement::PlacementError;
@@ -58,6 +58,12 @@ pub enum Error {
     /// The batch has no operation.
     #[error("the batch is empty: put or delete something in it")]
     EmptyBatch,
+    /// The batch was not encoded as this version does.
+    #[error("the batch can't be written: {what}; send what this version encodes")]
+    BadBatch {
+        /// What is wrong with it.
+        what: String,
+    },
     /// The batch's keys belong to several shards.
     #[error(
         "the batch has keys of shards {first} and {other}, and a batch is atomic in one shard: name the shard, or split the batch"
@@ -97,6 +103,47 @@ pub enum Error {
         shard: ShardId,
         /// Why it is unknown.
         reason: String,
+    },
+    /// The shard does not know the session: it was never opened here, or went for newer ones. This request was not carried
+    /// out; whether the same write was when it was sent before can't be told any more.
+    #[error(
+        "shard {shard} knows no session {session}: it was not opened there, or gave way to newer ones; open another. Whether writes of it without an answer were carried out is to be read from their keys"
+    )]
+    UnknownSession {
+        /// The shard asked.
+        shard: ShardId,
+        /// The session named.
+        session: SessionId,
+    },
+    /// A session of this id is open already.
+    #[error("shard {shard} has a session {session} already: open one of another random id")]
+    SessionExists {
+        /// The shard asked.
+        shard: ShardId,
+        /// The session named.
+        session: SessionId,
+    },
+    /// The number of a session's write is settled: the client said that it does not send it again.
+    #[error(
+        "shard {shard}: number {number} of the session is settled, as all up to {low_water}: a write that is sent once more must be above the low-water mark, a new one needs a new number"
+    )]
+    Settled {
+        /// The shard asked.
+        shard: ShardId,
+        /// The write's number.
+        number: u64,
+        /// The session's low-water mark.
+        low_water: u64,
+    },
+    /// Too many writes of a session are not settled.
+    #[error(
+        "shard {shard}: {max} writes of the session are not settled, and no more are kept: raise its low-water mark, then send this one again"
+    )]
+    SessionFull {
+        /// The shard asked.
+        shard: ShardId,
+        /// The most that a session may have.
+        max: u16,
     },
     /// Another node owns the shard, and it can't be reached from here.
     #[error("shard {shard} belongs to node {owner} since epoch {epoch}: send the request there")]
@@ -260,6 +307,7 @@ impl Error {
         match self {
             Self::Moved { .. } => Retry::Elsewhere,
             Self::DeadlineNotApplied { .. }
+            | Self::SessionFull { .. }
             | Self::ShardBusy { .. }
             | Self::Locked { .. }
             | Self::SnapshotExpired

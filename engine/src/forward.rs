@@ -16,7 +16,7 @@ use crate::Error;
 use crate::error::Retry;
 use crate::link::LinkError;
 use crate::node::{from_wire, to_wire};
-use crate::shard::{Condition, Expected, WriteRequest};
+use crate::shard::{Condition, Expected, SessionUse, WriteRequest};
 use crate::store::{Entry, Version};
 
 /// How long an owner that does not answer is asked again, where the request has no deadline of its own.
@@ -106,29 +106,26 @@ pub(crate) fn write_message(shard: ShardId, epoch: Epoch, request: &WriteRequest
             .as_millis())
         .max(1)
     });
+    let deadline_ms = u64::try_from(left).unwrap_or(u64::MAX);
+    let session = match request.session {
+        None => None,
+        Some(SessionUse::Write(mark)) => Some(mark),
+        Some(SessionUse::Open(session)) => {
+            return Request::OpenSession {
+                shard,
+                session,
+                deadline_ms,
+            };
+        }
+    };
     Request::Write {
         shard,
         epoch,
         body: request.body.clone(),
         durability: request.durability,
         conditions: request.conditions.iter().map(condition).collect(),
-        deadline_ms: u64::try_from(left).unwrap_or(u64::MAX),
-    }
-}
-
-pub(crate) fn condition_failed(
-    request: &WriteRequest,
-    index: u32,
-    found: Option<Version>,
-) -> Error {
-    let at = usize::try_from(index)
-        .ok()
-        .and_then(|at| request.conditions.get(at));
-    Error::ConditionFailed {
-        key: at
-            .map(|condition| condition.key.clone())
-            .unwrap_or_default(),
-        found,
+        deadline_ms,
+        session,
     }
 }
 
@@ -149,14 +146,17 @@ pub(crate) fn again_or_error(
         | RefusedKind::Busy
         | RefusedKind::NotOwner
         | RefusedKind::StaleEpoch => Ok(refused.message),
-        RefusedKind::Unknown => Err(Error::OutcomeUnknown {
+        RefusedKind::OutcomeUnknown | RefusedKind::Unknown => Err(Error::OutcomeUnknown {
             shard,
             reason: refused.message,
         }),
-        _ => Err(Error::Remote {
+        kind => Err(Error::Remote {
             node: node.clone(),
             message: refused.message,
-            retry: Retry::Never,
+            retry: match kind {
+                RefusedKind::NoRoom | RefusedKind::SessionFull => Retry::Now,
+                _ => Retry::Never,
+            },
         }),
     }
 }

@@ -52,9 +52,11 @@ pub use cluster::LocalCluster;
 pub use engine::{Engine, Shard};
 pub use error::{Error, Retry};
 pub use link::{BoxFuture, FaultyLink, Link, LinkError, LocalLink, Service};
-pub use migrate::{Migrate, Migration};
+pub use migrate::{Migrate, Migration, MigrationCounts, MigrationPlan};
 pub use options::{DEFAULT_SHARDS, EngineOptions};
 pub use placement::{ClusterInfo, FilePlacement, Member, NodeInfo, Placement, PlacementError};
+#[cfg(feature = "etcd")]
+pub use placement::{EtcdOptions, EtcdPlacement, EtcdTls};
 pub use readonly::ReadOnly;
 pub use repair::LogRepair;
 pub use request::{Read, Write};
@@ -64,7 +66,9 @@ pub use store::{Entry, ParseVersionError, ScanOptions, StoreError, Version};
 pub use watershed_migration as migration;
 pub use watershed_migration::NodeId;
 pub use watershed_wal::repair as log_repair;
-pub use watershed_wal::{Durability, Epoch, InstanceId, LogStatus, Seq, ShardId, Term};
+pub use watershed_wal::{
+    Durability, Epoch, HoldInfo, InstanceId, LogStatus, Seq, ShardId, Term, TimeBucket, Times,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use watershed_migration::NodeId;
+use watershed_migration::machine::Progress;
+use watershed_migration::{MigrationConfig, NodeId};
 use watershed_wal::{LogOptions, Storage};
 
 use crate::Error;
 use crate::cluster::LocalCluster;
 use crate::engine::Engine;
 use crate::link::{Link, LocalLink};
+use crate::migrate::NodeObserver;
 use crate::placement::Placement;
 use crate::readonly::ReadOnly;
 use crate::store::StoreLimits;
@@ -31,6 +33,8 @@ pub struct EngineOptions {
     pub(crate) log_storage: Option<Arc<dyn Storage>>,
     pub(crate) store: StoreLimits,
     pub(crate) migrations_at_once: usize,
+    pub(crate) migration_defaults: MigrationConfig,
+    pub(crate) migration_observer: Option<NodeObserver>,
 }
 
 impl Default for EngineOptions {
@@ -45,6 +49,8 @@ impl Default for EngineOptions {
             log_storage: None,
             store: StoreLimits::default(),
             migrations_at_once: 4,
+            migration_defaults: MigrationConfig::default(),
+            migration_observer: None,
         }
     }
 }
@@ -134,6 +140,21 @@ impl EngineOptions {
     #[must_use]
     pub fn migrations_at_once(mut self, count: usize) -> Self {
         self.migrations_at_once = count;
+        self
+    }
+
+    /// How migrations that are started here are done, unless they are told otherwise. Each start checks it.
+    #[must_use]
+    pub fn migration_defaults(mut self, config: MigrationConfig) -> Self {
+        self.migration_defaults = config;
+        self
+    }
+
+    /// Called with the progress of each migration that this node drives and that has no observer of its own, also of
+    /// those that it goes on with or takes over; as [`Migrate::observer`](crate::Migrate::observer).
+    #[must_use]
+    pub fn migration_observer(mut self, observer: Arc<dyn Fn(&Progress) + Send + Sync>) -> Self {
+        self.migration_observer = Some(NodeObserver(observer));
         self
     }
 

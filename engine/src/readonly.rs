@@ -20,7 +20,10 @@ use crate::datadir::DataDir;
 use crate::placement::{ClusterInfo, FilePlacement, PlacementError, SeenBefore};
 use crate::shard_of::{hash, shard_of};
 use crate::status::{EngineStatus, ShardRole, ShardStatus};
-use crate::store::{Entry, ScanOptions, Store, StoreEnv, StoreLimits, StoreSnapshot, Version};
+use crate::store::{
+    Entry, INTERNAL_KEYSPACE, ScanOptions, Store, StoreEnv, StoreLimits, StoreSnapshot,
+    USER_KEYSPACE, Version,
+};
 
 /// What is unflushed of a key: a value, or its deletion.
 type Unflushed = BTreeMap<Bytes, (Version, Option<Bytes>)>;
@@ -188,6 +191,8 @@ impl ReadOnly {
             log,
             shards: shards?,
             migrations: Vec::new(),
+            migration_counts: Default::default(),
+            stale_epochs: 0,
         })
     }
 }
@@ -280,8 +285,22 @@ fn lay_over(overlay: &mut Unflushed, record: &Record, shard: ShardId) -> Result<
     let damaged = |error| Error::inconsistent(shard, format!("record {}: {error}", record.seq()));
     for op in BatchReader::new(record.body().clone()).map_err(damaged)? {
         match op.map_err(damaged)? {
-            Op::Put { key, value, .. } => overlay.insert(key, (version, Some(value))),
-            Op::Delete { key, .. } => overlay.insert(key, (version, None)),
+            Op::Put {
+                keyspace: USER_KEYSPACE,
+                key,
+                value,
+                ..
+            } => overlay.insert(key, (version, Some(value))),
+            Op::Delete {
+                keyspace: USER_KEYSPACE,
+                key,
+                ..
+            } => overlay.insert(key, (version, None)),
+            // What the engine keeps for itself is shown to nobody.
+            Op::Put {
+                keyspace: INTERNAL_KEYSPACE,
+                ..
+            } => None,
             _ => {
                 return Err(Error::inconsistent(
                     shard,
@@ -313,6 +332,8 @@ impl Copy {
             holds: self.view.holds.clone(),
             store_error: None,
             parked: 0,
+            parked_longest_ms: 0,
+            writes: 0,
         })
     }
 }

@@ -133,6 +133,7 @@ impl Write {
             conditions: self.conditions,
             durability: self.durability,
             deadline: self.deadline.and_then(after),
+            session: None,
         };
         for condition in &request.conditions {
             check_key(&condition.key)?;

@@ -1,12 +1,14 @@
 //! What an engine says about itself.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use watershed_migration::NodeId;
 use watershed_migration::machine::Progress;
 use watershed_wal::{Epoch, HoldInfo, InstanceId, LogStatus, Seq, ShardId, Term};
 
+use crate::migrate::MigrationCounts;
 use crate::node::Node;
 use crate::shard::{Hosted, Role};
 use crate::store::{Store, StoreError};
@@ -27,6 +29,10 @@ pub struct EngineStatus {
     pub shards: Vec<ShardStatus>,
     /// The migrations that this node drives or has driven lately.
     pub migrations: Vec<Progress>,
+    /// What was counted of migrations since the engine was opened.
+    pub migration_counts: MigrationCounts,
+    /// Requests of other nodes that were refused since they came with an epoch of before.
+    pub stale_epochs: u64,
 }
 
 /// What a copy is to its shard.
@@ -87,6 +93,10 @@ pub struct ShardStatus {
     pub store_error: Option<String>,
     /// Requests that wait for it to re-open.
     pub parked: u64,
+    /// How long the first of them has waited, in milliseconds; 0 where none does.
+    pub parked_longest_ms: u64,
+    /// Writes acknowledged by this copy since the engine was opened.
+    pub writes: u64,
 }
 
 pub(crate) fn of_node(node: &Node) -> EngineStatus {
@@ -105,6 +115,8 @@ pub(crate) fn of_node(node: &Node) -> EngineStatus {
             .iter()
             .map(|migration| migration.progress())
             .collect(),
+        migration_counts: node.migrations.counts().read(),
+        stale_epochs: node.stale_epochs.load(Ordering::Relaxed),
     }
 }
 
@@ -117,6 +129,7 @@ fn of_hosted(hosted: &Hosted) -> Option<ShardStatus> {
         Role::Closed => return None,
     };
     let marks = hosted.log.watermarks();
+    let (parked, longest) = hosted.parked();
     let term = hosted.log.terms().last().map(|start| start.term);
     let mut status = ShardStatus {
         shard: hosted.shard,
@@ -132,7 +145,11 @@ fn of_hosted(hosted: &Hosted) -> Option<ShardStatus> {
         bytes: 0,
         holds: hosted.log.holds(),
         store_error: None,
-        parked: hosted.parked(),
+        parked,
+        parked_longest_ms: longest.map_or(0, |longest| {
+            u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
+        }),
+        writes: hosted.writes(),
     };
     if let Ok(store) = hosted.store() {
         status.applied = hosted.visible();

@@ -152,6 +152,71 @@ fn the_gate_refuses_and_nothing_is_touched() {
     assert!(a.migrations().is_empty());
 }
 
+#[test]
+fn a_plan_tells_what_a_migration_would_do_and_touches_nothing() {
+    let world = World::new(1);
+    let (a, b) = (world.open("a"), world.open("b"));
+    for number in 0..200 {
+        a.put(format!("k{number}"), vec![7; 1000]).wait().unwrap();
+    }
+    let state = || {
+        (
+            world.record(SHARD),
+            files(&world.path("a")),
+            files(&world.path("b")),
+        )
+    };
+    let before = state();
+    let config = MigrationConfig {
+        rate_bytes_per_s: Some(10_000),
+        safety: SafetyPolicy {
+            anti_entropy: false,
+            delta_pass: true,
+        },
+        hold_ms: 1_000,
+        ..quick()
+    };
+    // Any node may be asked.
+    for engine in [&a, &b] {
+        let plan = engine.migrate(SHARD).to("b").config(config.clone()).plan();
+        let plan = plan.unwrap();
+        let ends = (plan.source.as_str(), plan.target.as_str());
+        assert_eq!((plan.shard, ends), (SHARD, ("a", "b")));
+        let bytes = plan.bytes.unwrap();
+        assert!(bytes > 100_000, "{plan:?}");
+        assert_eq!(plan.copy_seconds, Some(bytes.div_ceil(10_000)));
+        assert!(plan.target_free_bytes.is_some() && plan.target_version == plan.source_version);
+        let told = plan.warnings.join("; ");
+        assert!(
+            told.contains("anti-entropy") && told.contains("hold_ms"),
+            "{told}"
+        );
+    }
+    let calm = a.migrate(SHARD).to("b").plan().unwrap();
+    assert_eq!((calm.copy_seconds, &calm.warnings[..]), (None, &[][..]));
+    assert_eq!(before, state());
+    let refused = a.migrate(SHARD).to("a").plan();
+    assert!(matches!(refused, Err(Error::Options { .. })), "{refused:?}");
+    let unknown = a.migrate(SHARD).to("c").plan();
+    assert!(matches!(unknown, Err(Error::Remote { .. })), "{unknown:?}");
+    assert!(matches!(
+        a.migrate(ShardId(9)).to("b").plan(),
+        Err(Error::NoShard { .. })
+    ));
+    let held = MigrationConfig {
+        hold: true,
+        ..quick()
+    };
+    let migration = a.migrate(SHARD).to("b").config(held).start().unwrap();
+    wait_until("it has begun", || {
+        migration.progress().phase == Phase::DualWrite
+    });
+    let busy = b.migrate(SHARD).to("b").plan();
+    assert!(matches!(busy, Err(Error::ShardBusy { .. })), "{busy:?}");
+    migration.cutover();
+    migration.finished().unwrap();
+}
+
 /// Delays the target's answers to `Verify`, while switched on.
 #[derive(Debug)]
 struct Slow {

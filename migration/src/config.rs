@@ -43,6 +43,10 @@ pub struct MigrationConfig {
     pub hold: bool,
     /// A bound of the copy's speed; `None` is unbounded.
     pub rate_bytes_per_s: Option<u64>,
+    /// The copy gives way while the p99 of the source node's writes is above so many percent of what it was just before
+    /// the copy, 100 to 100,000; `None` never gives way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive_percent: Option<u32>,
     /// How much log the source may have to keep for this migration, in bytes; at most half of its log's limit, so that
     /// the hold ends before the source has to refuse writes.
     pub hold_bytes: u64,
@@ -60,6 +64,7 @@ impl Default for MigrationConfig {
             catch_up_lag: 512,
             hold: false,
             rate_bytes_per_s: None,
+            adaptive_percent: None,
             hold_bytes: 1 << 30,
             hold_ms: 24 * 3_600_000,
         }
@@ -90,12 +95,14 @@ impl MigrationConfig {
     /// Names the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         let rate = self.rate_bytes_per_s.unwrap_or(u64::MAX);
+        let adaptive = u64::from(self.adaptive_percent.unwrap_or(100));
         let bounds = [
             ("pause_max_ms", self.pause_max_ms, 5, 60_000),
             ("attempts_max", u64::from(self.attempts_max), 1, 10_000),
             ("grace_ms", self.grace_ms, 0, MS_MAX),
             ("catch_up_lag", self.catch_up_lag, 1, 1 << 32),
             ("rate_bytes_per_s", rate, 1024, u64::MAX),
+            ("adaptive_percent", adaptive, 100, 100_000),
             ("hold_bytes", self.hold_bytes, 1 << 16, u64::MAX),
             ("hold_ms", self.hold_ms, 1_000, MS_MAX),
         ];

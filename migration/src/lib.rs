@@ -41,5 +41,5 @@ pub use transitions::{Claim, PhaseChange, PlacementError};
 pub use wishes::{Asked, Limits};
 pub use words::{
     Attempt, DriverTerm, InvalidNodeId, MigrationId, NodeId, Now, ParseMigrationIdError,
-    ParsePhaseError, Phase, Revision,
+    ParsePhaseError, ParseSessionIdError, Phase, Revision, SessionId,
 };

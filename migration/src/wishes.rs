@@ -3,7 +3,7 @@
 //! A wish is kept in the migration's record, by a swap, before a driver acts on it: a driver that takes over or restarts
 //! acts on it, too. An abort needs no such note, since it is a swap itself, the first one after it was asked for.
 
-use crate::config::MigrationConfig;
+use crate::config::{MigrationConfig, OutOfBounds};
 use crate::placement::MigrationRecord;
 
 /// Limits of a migration that may change while it runs; `None` leaves one as it is.
@@ -23,6 +23,16 @@ impl Limits {
             rate_bytes_per_s: Some(config.rate_bytes_per_s),
             pause_max_ms: Some(config.pause_max_ms),
         }
+    }
+
+    /// Checks each bound, as [`MigrationConfig::validate`] does.
+    ///
+    /// # Errors
+    /// Names the first limit that is out of bounds.
+    pub fn validate(self) -> Result<(), OutOfBounds> {
+        let mut config = MigrationConfig::default();
+        self.set(&mut config);
+        config.validate()
     }
 
     pub(crate) const fn set(self, config: &mut MigrationConfig) {

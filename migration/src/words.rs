@@ -55,7 +55,7 @@ impl NodeId {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&self.0)
     }
 }
 
@@ -98,6 +98,11 @@ impl From<NodeId> for String {
 watershed_wal::hex_id! {
     /// The random id of one migration, never used twice. Text shows 32 hexadecimal digits.
     pub MigrationId, ParseMigrationIdError, "a migration id"
+}
+
+watershed_wal::hex_id! {
+    /// The random id of a client's session in one shard, never used twice. Text shows 32 hexadecimal digits.
+    pub SessionId, ParseSessionIdError, "a session id"
 }
 
 macro_rules! counter {

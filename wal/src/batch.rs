@@ -10,9 +10,9 @@
 //!     tag 4 merge         a = key    b = operand
 //! ```
 //!
-//! What stands here from the first version on though nothing writes it yet (keyspaces other than 0, operation
-//! flags, range deletes, merges, the client section) is read and written by this module like the rest, so that
-//! old programs keep such records whole. An unknown tag or header flag is refused: whoever adds one raises the
+//! What stands here from the first version on though nothing writes it yet (operation flags, range deletes, merges,
+//! the client section) is read and written by this module like the rest, so that old programs keep such records
+//! whole. Keyspace 0 is the users'; who uses others is said in engine/STORE.md. An unknown tag or header flag is refused: whoever adds one raises the
 //! version. A batch is not checksummed here; the record's frame is. Sizes of keys and values are the engine's
 //! to limit. The order of operations is kept, and a later one wins.
 
@@ -175,12 +175,7 @@ impl BatchBuilder {
     fn op(&mut self, tag: u8, flags: u8, keyspace: u32, a: &[u8], b: Option<&[u8]>) -> &mut Self {
         let len = OP_HEAD + a.len() + b.map_or(0, <[u8]>::len) + 3 * MAX_VARINT;
         self.out.reserve(len);
-        self.out.put_slice(&[tag, flags]);
-        put_varint(&mut self.out, keyspace.into());
-        put_slice(&mut self.out, a);
-        if let Some(b) = b {
-            put_slice(&mut self.out, b);
-        }
+        put_op(&mut self.out, [tag, flags], keyspace, a, b);
         self.ops += 1;
         self
     }
@@ -213,7 +208,7 @@ impl BatchBuilder {
 /// The body of a batch of one put, in one allocation of the exact size.
 #[must_use]
 pub fn single_put(key: &[u8], value: &[u8]) -> Bytes {
-    let len = HEADER + OP_HEAD + slice_len(key) + slice_len(value);
+    let len = HEADER + OP_HEAD + sized(key.len()) + sized(value.len());
     let mut out = Vec::with_capacity(len);
     out.extend_from_slice(&[VERSION, 0, PUT, 0, 0]);
     put_slice(&mut out, key);
@@ -225,7 +220,7 @@ pub fn single_put(key: &[u8], value: &[u8]) -> Bytes {
 /// The body of a batch of one delete, in one allocation of the exact size.
 #[must_use]
 pub fn single_delete(key: &[u8]) -> Bytes {
-    let len = HEADER + OP_HEAD + slice_len(key);
+    let len = HEADER + OP_HEAD + sized(key.len());
     let mut out = Vec::with_capacity(len);
     out.extend_from_slice(&[VERSION, 0, DELETE, 0, 0]);
     put_slice(&mut out, key);
@@ -233,8 +228,30 @@ pub fn single_delete(key: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
-fn slice_len(bytes: &[u8]) -> usize {
-    varint_len(len64(bytes.len())) + bytes.len()
+/// Adds a put to the end of a whole body. The keyspace need not be 0: this is how who keeps entries of its own in a
+/// store writes them together with a batch that is encoded already.
+pub fn append_put(body: &mut Vec<u8>, keyspace: u32, key: &[u8], value: &[u8]) {
+    put_op(body, [PUT, 0], keyspace, key, Some(value));
+}
+
+/// How many bytes [`append_put`] adds.
+#[must_use]
+pub fn appended_put_len(keyspace: u32, key_len: usize, value_len: usize) -> usize {
+    2 + varint_len(keyspace.into()) + sized(key_len) + sized(value_len)
+}
+
+fn put_op(out: &mut impl BufMut, head: [u8; 2], keyspace: u32, a: &[u8], b: Option<&[u8]>) {
+    out.put_slice(&head);
+    put_varint(out, keyspace.into());
+    put_slice(out, a);
+    if let Some(b) = b {
+        put_slice(out, b);
+    }
+}
+
+/// What a slice of so many bytes takes with its length before it.
+fn sized(len: usize) -> usize {
+    varint_len(len64(len)) + len
 }
 
 fn put_slice(out: &mut impl BufMut, bytes: &[u8]) {

@@ -24,10 +24,12 @@ mod record;
 mod seqset;
 mod storage;
 mod sync;
+mod times;
 mod words;
 
 pub use batch::{
-    BatchBuilder, BatchReader, ClientStamp, Op, single_delete, single_put, validate_batch,
+    BatchBuilder, BatchReader, ClientStamp, Op, append_put, appended_put_len, single_delete,
+    single_put, validate_batch,
 };
 pub use codec::FormatError;
 pub use completion::{BlockedThread, Completer, Completion};
@@ -44,6 +46,7 @@ pub use storage::{Storage, StorageFile};
 #[cfg(watershed_shuttle)]
 #[doc(hidden)]
 pub use sync::checked;
+pub use times::{TimeBucket, TimeCounts, Times};
 pub use words::{
     Durability, Epoch, InstanceId, NumberTooLarge, ParseInstanceIdError, Seq, ShardId, Term,
     TermStart,

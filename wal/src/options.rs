@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::error::OpenError;
+use crate::times::Times;
 use crate::words::{InstanceId, Seq, ShardId};
 
 /// The least segment: a head, and room for a few frames.
@@ -143,6 +144,8 @@ pub struct LogStatus {
     pub syncs: u64,
     /// How long a sync takes, smoothed, in microseconds.
     pub sync_latency_us: u64,
+    /// How long syncs have taken since the log was opened.
+    pub sync_times: Times,
     /// Frames written since the log was opened.
     pub frames: u64,
     /// Records written since the log was opened.

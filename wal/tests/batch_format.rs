@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use watershed_wal::{
-    BatchBuilder, BatchReader, ClientStamp, FormatError, Op, single_delete, single_put,
-    validate_batch,
+    BatchBuilder, BatchReader, ClientStamp, FormatError, Op, append_put, appended_put_len,
+    single_delete, single_put, validate_batch,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -236,4 +236,26 @@ fn batch_slices_share_the_body() {
         panic!("one put");
     };
     assert!(range.contains(&key.as_ptr()) && range.contains(&value.as_ptr()));
+}
+
+#[test]
+fn a_put_added_to_a_whole_body_is_its_last_operation() {
+    for (key, value) in [(&b"k"[..], &b""[..]), (&[7; 200], &[8; 20_000])] {
+        for keyspace in [0, 1, 300] {
+            let mut pushed = BatchBuilder::new();
+            pushed.put(b"first", b"1").delete(b"second");
+            let mut body = pushed.clone().finish().to_vec();
+            pushed.push(&Op::Put {
+                keyspace,
+                flags: 0,
+                key: Bytes::copy_from_slice(key),
+                value: Bytes::copy_from_slice(value),
+            });
+            let before = body.len();
+            append_put(&mut body, keyspace, key, value);
+            assert_eq!(body, pushed.finish());
+            let added = appended_put_len(keyspace, key.len(), value.len());
+            assert_eq!(body.len() - before, added);
+        }
+    }
 }

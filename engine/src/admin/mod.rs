@@ -162,8 +162,32 @@ impl Admin {
         to: &NodeId,
         config: MigrationConfig,
     ) -> Result<MigrationId, AdminError> {
-        let begun = self.run(self.tell::<Begun>(to, &Order::Migrate { shard, config }));
+        self.migrate_by(to, shard, to, config)
+    }
+
+    /// As [`Admin::migrate`], driven by another node than the target: one that has no part in it, for example.
+    ///
+    /// # Errors
+    /// As [`Admin::migrate`].
+    pub fn migrate_by(
+        &self,
+        driver: &NodeId,
+        shard: ShardId,
+        to: &NodeId,
+        config: MigrationConfig,
+    ) -> Result<MigrationId, AdminError> {
+        let to = to.clone();
+        let order = Order::Migrate { shard, to, config };
+        let begun = self.run(self.tell::<Begun>(driver, &order));
         begun.map(|begun| begun.migration)
+    }
+
+    /// What the placement says of a shard.
+    ///
+    /// # Errors
+    /// As [`Admin::status`], and [`Error::NoShard`].
+    pub fn placement_record(&self, shard: ShardId) -> Result<PlacementRecord, AdminError> {
+        self.run(self.record(shard))
     }
 
     /// Steers the migration that a shard is in.

@@ -21,9 +21,10 @@ pub(crate) enum Order {
     Records,
     /// Tell the placement's members.
     Members,
-    /// Move a shard to the node that is asked.
+    /// Move a shard to a node, driven by the node that is asked.
     Migrate {
         shard: ShardId,
+        to: NodeId,
         config: MigrationConfig,
     },
     /// Steer a migration that the node drives.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::bench::{BenchArgs, OpenArgs};
+use super::demo::Kill;
+use super::node::NodeArgs;
 use super::place::PlaceArgs;
 use super::shards::{DrainArgs, RebalanceArgs, ShardCommand};
 use crate::Durability;
@@ -55,6 +57,8 @@ pub(super) enum Command {
     Rebalance(RebalanceArgs),
     /// Have a node give its shards away.
     Drain(DrainArgs),
+    /// Run a node: an engine, its server for other nodes, and a port for /metrics and /healthz.
+    Node(NodeArgs),
     /// Look into a write-ahead log, also while an engine is running on it; repair one.
     #[command(subcommand)]
     Wal(WalCommand),
@@ -185,6 +189,13 @@ pub(super) struct DemoArgs {
     /// How many nodes there are before one more is added.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub(super) nodes: u32,
+    /// Nodes are processes of their own, on loopback, with certificates.
+    #[arg(long)]
+    pub(super) processes: bool,
+    /// Kill one of the processes (source, target, driver, placement) when the first migration is in a phase (bulk-copy,
+    /// dual-write, quiesce, drain, delta-pass, activate, cleanup), and start it again.
+    #[arg(long, value_name = "WHO@PHASE", requires = "processes")]
+    pub(super) kill: Option<Kill>,
     /// How many shards the cluster has.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=256))]
     pub(super) shards: u32,

@@ -15,6 +15,7 @@ mod documents;
 mod failure;
 mod latency;
 mod load;
+mod node;
 mod output;
 mod place;
 mod progress;
@@ -37,7 +38,10 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return wrong_usage(&error),
     };
-    log_to_stderr();
+    // A node says itself how its log lines look.
+    if !matches!(args.command, Command::Node(_)) {
+        log_to_stderr();
+    }
     let output = Output::new(args.json);
     match run(args.command, &output) {
         Ok(answer) => output.answer(&answer),
@@ -59,6 +63,7 @@ fn run(command: Command, output: &Output) -> Result<Answer, Failure> {
         Command::Shard(command) => shards::run(&command, output),
         Command::Rebalance(options) => shards::rebalance(&options, output),
         Command::Drain(options) => shards::drain(&options, output),
+        Command::Node(options) => node::run(&options, output),
         Command::Certificate(CertificateCommand::Verify { file }) => certificate::verify(&file),
         Command::Certs(CertsCommand::Init(options)) => certs::init(&options),
         Command::Certs(CertsCommand::Issue(options)) => certs::issue(&options),

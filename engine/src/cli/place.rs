@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use super::args::DEFAULT_DIR;
 use super::failure::{Failure, Kind};
 use crate::net::{Security, TlsFiles, certs};
-use crate::{Admin, Client, Engine, Read, Scan, ScanOptions, Version, Write};
+use crate::{Admin, Client, Engine, Read, Scan, ScanOptions, ShardId, Version, Write};
 
 /// Where nodes of the cluster are, for who does not say it with flags.
 const CLUSTER: &str = "WATERSHED_CLUSTER";
@@ -124,12 +124,13 @@ pub(super) trait Data: Send + Sync {
     fn get_versioned(&self, key: &[u8]) -> Read<Option<(bytes::Bytes, Version)>>;
     fn multi_get(&self, keys: &[bytes::Bytes]) -> Read<Vec<Option<(bytes::Bytes, Version)>>>;
     fn scan(&self, options: ScanOptions) -> Scan;
+    fn shard_of(&self, key: &[u8]) -> ShardId;
     /// Ends its use.
     fn end(&self) -> Result<(), Failure>;
 }
 
 macro_rules! data {
-    ($of:ty, $end:expr) => {
+    ($of:ty, $shard_of:expr, $end:expr) => {
         impl Data for $of {
             fn put(&self, key: &[u8], value: &[u8]) -> Write {
                 self.put(key, value)
@@ -154,6 +155,10 @@ macro_rules! data {
                 self.scan(options)
             }
 
+            fn shard_of(&self, key: &[u8]) -> ShardId {
+                $shard_of(self, key)
+            }
+
             fn end(&self) -> Result<(), Failure> {
                 $end(self)
             }
@@ -161,11 +166,20 @@ macro_rules! data {
     };
 }
 
-data!(Engine, |engine: &Self| Ok(engine.close()?));
-data!(Client, |client: &Self| {
-    client.close();
-    Ok(())
-});
+data!(
+    Engine,
+    |engine: &Self, key: &[u8]| engine.shard_of(key),
+    |engine: &Self| Ok(engine.close()?)
+);
+data!(
+    Client,
+    // A closed client's requests fail by themselves.
+    |client: &Self, key: &[u8]| client.shard_of(key).unwrap_or(ShardId(0)),
+    |client: &Self| {
+        client.close();
+        Ok(())
+    }
+);
 
 impl Place {
     /// Opens it for writing; a directory is made where there is none.

@@ -6,10 +6,12 @@
 //!
 //! ```text
 //! map.rs      who owns what, as last heard      remote.rs   requests, sent to owners until one answers
+//! sessions.rs what makes writes happen once
 //! ```
 
 mod map;
 mod remote;
+mod sessions;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};

@@ -14,20 +14,23 @@ use watershed_migration::messages::{RefusedKind, Request, Response, ScanRequest}
 use watershed_wal::{Epoch, ShardId};
 
 use super::map::Map;
+use super::sessions::{Session, Sessions, Ticket, new_id};
 use crate::Error;
 use crate::engine::apart;
 use crate::forward::{
-    self, Patience, REPLY_PATIENCE, Sent, again_or_error, answered, condition_failed,
-    out_of_patience, write_message,
+    self, Patience, REPLY_PATIENCE, Sent, again_or_error, answered, out_of_patience, write_message,
 };
 use crate::net::client_proto::MapRequest;
 use crate::net::{CLIENT_CALL, CLIENT_MAP, NetLink, Security};
-use crate::shard::WriteRequest;
+use crate::node::from_wire;
+use crate::shard::{SessionUse, WriteRequest};
 use crate::store::{Entry, Version};
 use crate::sync;
 
 /// Threads for connections and timers.
 const RUNTIME_THREADS: usize = 2;
+/// How long a try of a write waits for its answer before the write is sent again.
+const TRY_FOR: Duration = Duration::from_secs(3);
 /// How long one node may take to say who owns what.
 const MAP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -42,6 +45,7 @@ struct Inner {
     map: RwLock<Arc<Map>>,
     /// Counts the maps heard. One at a time asks; who waited for that asks only if none came.
     heard: tokio::sync::Mutex<u64>,
+    sessions: Sessions,
     requests: AtomicU64,
     alive: RwLock<bool>,
 }
@@ -75,6 +79,7 @@ impl Remote {
             runtime: Handle::current(),
             map: RwLock::default(),
             heard: tokio::sync::Mutex::new(0),
+            sessions: Sessions::default(),
             requests: AtomicU64::new(0),
             alive: RwLock::new(true),
         }));
@@ -229,7 +234,7 @@ impl Remote {
         }
     }
 
-    /// Writes to a shard, wherever it is.
+    /// Writes to a shard, wherever it is. What got no answer is sent again: it is carried out once (rule 17).
     pub(crate) async fn write(
         &self,
         shard: ShardId,
@@ -237,26 +242,119 @@ impl Remote {
     ) -> Result<Version, Error> {
         let mut patience = Patience::until(request.deadline);
         loop {
-            let (owner, epoch) = self.owner(shard).await?;
-            let message = write_message(shard, epoch, request);
-            let until = request
-                .deadline
-                .and_then(|deadline| deadline.checked_add(REPLY_PATIENCE));
-            let sent = async { Ok(self.send(&owner, &message).await) };
-            let (turn, reason) = match answered(until, sent).await? {
+            let session = self.session(shard, &mut patience, request.deadline).await?;
+            let ticket = session.take().await;
+            match self
+                .write_once(shard, request, &ticket, &mut patience)
+                .await?
+            {
+                Some(version) => return Ok(version),
+                // Its shard has forgotten the session, and took nothing of this write.
+                None => self.0.sessions.forget(shard, ticket.mark().session),
+            }
+        }
+    }
+
+    /// One write of a session; `None` where the session is not known any more, and no try of the write can have been
+    /// taken.
+    async fn write_once(
+        &self,
+        shard: ShardId,
+        request: &WriteRequest,
+        ticket: &Ticket,
+        patience: &mut Patience,
+    ) -> Result<Option<Version>, Error> {
+        let mut request = request.clone();
+        let mut lost = None;
+        loop {
+            let (owner, epoch) = known_lost(shard, &lost, self.owner(shard).await)?;
+            request.session = Some(SessionUse::Write(ticket.mark()));
+            let message = write_message(shard, epoch, &request);
+            let (turn, reason) = match self.try_once(&owner, &message, request.deadline).await {
                 Sent::Answer(Response::Written { version }) => {
-                    return Ok(crate::node::from_wire(version));
+                    return Ok(Some(from_wire(version)));
                 }
                 Sent::Answer(Response::ConditionFailed { index, found }) => {
-                    let found = found.map(crate::node::from_wire);
-                    return Err(condition_failed(request, index, found));
+                    return Err(request.condition_failed(index, found.map(from_wire)));
+                }
+                Sent::Answer(Response::Refused(refused))
+                    if refused.kind == RefusedKind::UnknownSession && lost.is_none() =>
+                {
+                    return Ok(None);
+                }
+                Sent::Answer(Response::Refused(refused))
+                    if matches!(
+                        refused.kind,
+                        RefusedKind::OutcomeUnknown
+                            | RefusedKind::Unknown
+                            | RefusedKind::SessionFull
+                    ) =>
+                {
+                    if refused.kind != RefusedKind::SessionFull {
+                        lost.get_or_insert_with(|| refused.message.clone());
+                    }
+                    (Turn::Wait, refused.message)
+                }
+                Sent::Answer(other) => known_lost(shard, &lost, turn(shard, &owner, other))?,
+                Sent::Again(reason) => (Turn::Ask, reason),
+                Sent::Lost(reason) => {
+                    lost.get_or_insert_with(|| reason.clone());
+                    (Turn::Ask, reason)
+                }
+            };
+            if !self.again(turn, patience).await {
+                let error = out_of_patience(shard, owner, epoch, request.deadline, &reason);
+                return known_lost(shard, &lost, Err(error));
+            }
+        }
+    }
+
+    /// One try of a write, which is given up before its connection is: sending it again does no harm.
+    async fn try_once(&self, owner: &NodeId, message: &Request, deadline: Option<Instant>) -> Sent {
+        let within = Instant::now() + TRY_FOR;
+        let last = deadline.and_then(|deadline| deadline.checked_add(REPLY_PATIENCE));
+        let until = last.map_or(within, |last| last.min(within));
+        match tokio::time::timeout_at(until, self.send(owner, message)).await {
+            Ok(sent) => sent,
+            Err(_) => Sent::Lost(format!("node {owner} gave no answer in time")),
+        }
+    }
+
+    /// The client's session in a shard, opened where there is none.
+    async fn session(
+        &self,
+        shard: ShardId,
+        patience: &mut Patience,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Session>, Error> {
+        if let Some(session) = self.0.sessions.of(shard) {
+            return Ok(session);
+        }
+        let _alone = self.0.sessions.opening.lock().await;
+        loop {
+            if let Some(session) = self.0.sessions.of(shard) {
+                return Ok(session);
+            }
+            let (owner, epoch) = self.owner(shard).await?;
+            // A new one each time: an opening without an answer leaves a session that nobody uses.
+            let id = new_id();
+            let message = write_message(shard, epoch, &WriteRequest::opening(id, deadline));
+            let (turn, reason) = match self.try_once(&owner, &message, deadline).await {
+                Sent::Answer(Response::SessionOpened { in_flight_max, .. }) => {
+                    return Ok(self.0.sessions.opened(shard, id, in_flight_max));
+                }
+                Sent::Answer(Response::Refused(refused))
+                    if matches!(
+                        refused.kind,
+                        RefusedKind::OutcomeUnknown | RefusedKind::Unknown
+                    ) =>
+                {
+                    (Turn::Wait, refused.message)
                 }
                 Sent::Answer(other) => turn(shard, &owner, other)?,
-                Sent::Again(reason) => (Turn::Ask, reason),
-                Sent::Lost(reason) => return Err(Error::OutcomeUnknown { shard, reason }),
+                Sent::Again(reason) | Sent::Lost(reason) => (Turn::Ask, reason),
             };
-            if !self.again(turn, &mut patience).await {
-                let deadline = request.deadline;
+            if !self.again(turn, patience).await {
                 return Err(out_of_patience(shard, owner, epoch, deadline, &reason));
             }
         }
@@ -331,6 +429,21 @@ impl fmt::Display for Place {
             Self::Address(address) => f.write_str(address),
         }
     }
+}
+
+/// An error that says that a write did not happen is wrong where an earlier try of it may have been taken.
+fn known_lost<T>(
+    shard: ShardId,
+    lost: &Option<String>,
+    result: Result<T, Error>,
+) -> Result<T, Error> {
+    result.map_err(|error| match lost {
+        None => error,
+        Some(reason) => Error::OutcomeUnknown {
+            shard,
+            reason: format!("{reason}; then: {error}"),
+        },
+    })
 }
 
 /// What comes before the next try.

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use watershed_migration::anti_entropy::migration_warning_if_ae_disabled;
 use watershed_migration::machine::Progress;
 use watershed_migration::{
-    Attempt, MigrationConfig, MigrationCoordinator, MigrationId, NodeId, Phase,
+    Attempt, MigrationConfig, MigrationCoordinator, MigrationId, NodeId, Phase, PlacementRecord,
+    SafeConfig,
 };
 use watershed_wal::{InstanceId, ShardId};
 
 use super::driver::{Begin, Driver, Job};
 use super::handle::{Migration, Observer};
 use super::last_move;
+use super::plan::{self, MigrationPlan};
 use crate::Error;
 use crate::node::Node;
 
@@ -29,11 +31,13 @@ pub struct Migrate {
 
 impl Migrate {
     pub(crate) fn new(node: Result<Node, Error>, shard: ShardId) -> Self {
+        let defaults = node.as_ref().ok().map(|node| node.migrations.defaults());
+        let config = defaults.cloned().unwrap_or_default();
         Self {
             node,
             shard,
             target: None,
-            config: MigrationConfig::default(),
+            config,
             observer: None,
             started_by: None,
         }
@@ -45,7 +49,7 @@ impl Migrate {
         self
     }
 
-    /// How it is to be done.
+    /// How it is to be done. Default: [`EngineOptions::migration_defaults`](crate::EngineOptions::migration_defaults).
     pub fn config(mut self, config: MigrationConfig) -> Self {
         self.config = config;
         self
@@ -64,6 +68,27 @@ impl Migrate {
         self
     }
 
+    /// What it would do and meet, with nothing changed anywhere: the gate and the prechecks of [`Migrate::start`]; source
+    /// and target are asked for their versions, the shard's size and the room.
+    ///
+    /// # Errors
+    /// As [`Migrate::start`]; [`Error::Remote`] where source or target can't be reached, [`Error::Options`] where the
+    /// target has too little room.
+    pub fn plan(self) -> Result<MigrationPlan, Error> {
+        let Checked {
+            node,
+            record,
+            target,
+            config,
+            ..
+        } = pollster::block_on(self.check())?;
+        let config = config.config().clone();
+        let made = node
+            .runtime
+            .spawn(plan::make(node.clone(), record, target, config));
+        pollster::block_on(made).unwrap_or(Err(Error::Closed))
+    }
+
     /// Starts it. It waits for its turn when as many as may run do. Where the old copy of the shard's last move is
     /// still kept, that move's grace time ends now: the copies are compared and the old one is deleted first.
     ///
@@ -78,8 +103,40 @@ impl Migrate {
     ///
     /// # Errors
     /// As [`Migrate::start`].
-    pub async fn start_async(self) -> Result<Migration, Error> {
-        let warning = migration_warning_if_ae_disabled(&self.config);
+    pub async fn start_async(mut self) -> Result<Migration, Error> {
+        let shard = self.shard;
+        let started_by = self.started_by.take();
+        let Checked {
+            node,
+            record,
+            target,
+            config,
+            observer,
+        } = self.check().await?;
+        if let Some(warning) = migration_warning_if_ae_disabled(config.config()) {
+            tracing::warn!(%shard, "{warning}");
+        }
+        let id = MigrationId(InstanceId::random().0);
+        let first = Progress {
+            source: record.owner,
+            target: target.clone(),
+            ..waiting(id, shard, &node.id, config.config())
+        };
+        let job = Job::Begin(Box::new(Begin {
+            id,
+            shard,
+            target,
+            config,
+            started_by: started_by.unwrap_or_else(|| node.id.to_string()),
+        }));
+        let started = node
+            .migrations
+            .add_driver(|at_once| Driver::start(&node, at_once, first, None, observer, job));
+        started.ok_or(Error::Closed)
+    }
+
+    /// The gate, and what can be told at once.
+    async fn check(self) -> Result<Checked, Error> {
         let config = MigrationCoordinator::new(self.config).validate_safety()?;
         let Some(target) = self.target else {
             let what = "a migration needs a target: name it with `to`".into();
@@ -102,28 +159,23 @@ impl Migrate {
             let what = format!("shard {shard} is on node {target} already: name another target");
             return Err(Error::Options { what });
         }
-        if let Some(warning) = warning {
-            tracing::warn!(%shard, "{warning}");
-        }
-        let id = MigrationId(InstanceId::random().0);
-        let first = Progress {
-            source: record.owner,
-            target: target.clone(),
-            ..waiting(id, shard, &node.id, config.config())
-        };
-        let job = Job::Begin(Box::new(Begin {
-            id,
-            shard,
+        Ok(Checked {
+            node,
+            record,
             target,
             config,
-            started_by: self.started_by.unwrap_or_else(|| node.id.to_string()),
-        }));
-        let (node, observer) = (&node, self.observer);
-        let started = node
-            .migrations
-            .add_driver(|at_once| Driver::start(node, at_once, first, None, observer, job));
-        started.ok_or(Error::Closed)
+            observer: self.observer,
+        })
     }
+}
+
+/// A migration that may be started, as far as can be told here.
+struct Checked {
+    node: Node,
+    record: PlacementRecord,
+    target: NodeId,
+    config: SafeConfig,
+    observer: Option<Observer>,
 }
 
 /// The progress of a migration whose turn has not come.

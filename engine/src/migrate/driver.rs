@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use watershed_migration::machine::{
     Action, CallError, Event, Machine, Operator, Outcome, Progress, Timer,
@@ -19,6 +19,7 @@ use watershed_migration::{
 };
 use watershed_wal::ShardId;
 
+use super::CALL_TIMEOUT;
 use super::calls::Clock;
 use super::certificates;
 use super::handle::{Ended, Migration, Observer, Shared, Watcher};
@@ -28,8 +29,6 @@ use crate::Error;
 use crate::node::Node;
 use crate::placement::PlacementError;
 
-/// A call without an answer for so long is given up; its request may be asked again.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for what takes as long as there are bytes.
 const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -60,6 +59,8 @@ pub(super) struct Begin {
 pub(super) enum Input {
     Event(Box<Event>),
     Fired(Timer, u64),
+    /// The turn of a migration that is to be resumed has come.
+    Turn(OwnedSemaphorePermit),
     /// Another driver has taken over and brought it to its end.
     Over,
 }
@@ -75,6 +76,7 @@ impl Driver {
     ) -> Self {
         let (inbox, events) = mpsc::unbounded_channel();
         let shared = Shared::new(first, certificate, inbox.clone());
+        let observer = observer.or_else(|| node.migrations.observer());
         let watcher = observer.map(Watcher::start);
         let run = Run {
             node: node.clone(),
@@ -84,8 +86,11 @@ impl Driver {
             inbox,
             events,
             beside: JoinSet::new(),
+            counted: shared.progress(),
             timers: HashMap::new(),
             last_timer: 0,
+            turn: None,
+            resuming: false,
         };
         let task = node.runtime.spawn(run.run(job, at_once));
         Self {
@@ -116,8 +121,14 @@ struct Run {
     inbox: mpsc::UnboundedSender<Input>,
     events: mpsc::UnboundedReceiver<Input>,
     beside: JoinSet<()>,
+    /// What the node's counters have of it.
+    counted: Progress,
     timers: HashMap<Timer, u64>,
     last_timer: u64,
+    /// Waits for the turn of a paused migration that is to be resumed.
+    turn: Option<AbortHandle>,
+    /// Its turn has come, and the record does not say yet that it goes on.
+    resuming: bool,
 }
 
 impl Run {
@@ -128,7 +139,7 @@ impl Run {
         {
             return self.shared.end(Ended::Failed(error.into()));
         }
-        let Ok(permit) = at_once.acquire_owned().await else {
+        let Ok(permit) = at_once.clone().acquire_owned().await else {
             return;
         };
         let mut permit = Some(permit);
@@ -136,6 +147,8 @@ impl Run {
             Ok(machine) => machine,
             Err(error) => return self.shared.end(Ended::Failed(error.into())),
         };
+        // What was shipped before a restart was counted then.
+        self.counted = machine.progress().clone();
         machine.start(self.clock.now());
         let mut changes = self.node.placement.watch();
         loop {
@@ -146,12 +159,14 @@ impl Run {
                         drop(permit.take());
                         return self.until_over(&machine, changes).await;
                     }
+                    self.node.migrations.counts().ended(&outcome);
                     return self.finish(&machine, outcome);
                 }
                 self.act(action).await;
             }
             let cleaning = machine.progress().phase >= Phase::Cleanup;
-            if cleaning {
+            self.resuming &= machine.progress().paused;
+            if cleaning || (machine.progress().paused && !self.resuming) {
                 // What is left is mostly waiting: another may begin.
                 drop(permit.take());
             }
@@ -167,6 +182,13 @@ impl Run {
             };
             let event = match input {
                 Input::Event(event) => *event,
+                Input::Turn(turn) => {
+                    permit = Some(turn);
+                    self.turn = None;
+                    self.resuming = true;
+                    machine.handle(self.clock.now(), Event::Operator(Operator::Resume));
+                    continue;
+                }
                 Input::Fired(timer, number) if self.timers.get(&timer) == Some(&number) => {
                     self.timers.remove(&timer);
                     Event::Timer(timer)
@@ -174,8 +196,36 @@ impl Run {
                 Input::Fired(..) => continue,
                 Input::Over => return self.over(&machine).await,
             };
+            self.resuming &= !matches!(event, Event::Operator(Operator::Pause));
+            let waits = permit.is_none() && !cleaning && machine.progress().paused;
+            if waits && self.waits_for_turn(&event, &at_once) {
+                continue;
+            }
             machine.handle(self.clock.now(), event);
             while self.beside.try_join_next().is_some() {}
+        }
+    }
+
+    /// A paused migration that is to be resumed waits for its turn; another pause ends that.
+    fn waits_for_turn(&mut self, event: &Event, at_once: &Arc<Semaphore>) -> bool {
+        match event {
+            Event::Operator(Operator::Pause) => {
+                if let Some(turn) = self.turn.take() {
+                    turn.abort();
+                }
+                true
+            }
+            Event::Operator(Operator::Resume) if self.turn.is_some() => true,
+            Event::Operator(Operator::Resume) => {
+                let (turn, inbox) = (at_once.clone().acquire_owned(), self.inbox.clone());
+                self.turn = Some(self.beside.spawn(async move {
+                    if let Ok(turn) = turn.await {
+                        let _ = inbox.send(Input::Turn(turn));
+                    }
+                }));
+                true
+            }
+            _ => false,
         }
     }
 
@@ -241,8 +291,11 @@ impl Run {
         }
     }
 
-    async fn tell(&self, progress: Progress) {
+    async fn tell(&mut self, progress: Progress) {
         let before = self.shared.set_progress(progress.clone());
+        let counts = self.node.migrations.counts();
+        counts.shipped(&self.counted, &progress);
+        self.counted.clone_from(&progress);
         if before.phase != progress.phase {
             tracing::info!(migration = %progress.migration, shard = %progress.shard, phase = %progress.phase, attempt = %progress.attempt, "migration");
         }
@@ -335,7 +388,7 @@ impl Run {
         }
     }
 
-    async fn over(&self, machine: &Machine) {
+    async fn over(&mut self, machine: &Machine) {
         let mut progress = machine.progress().clone();
         progress.phase = Phase::Done;
         self.tell(progress).await;

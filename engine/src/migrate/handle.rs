@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use watershed_migration::machine::{Operator, Progress};
-use watershed_migration::{Certificate, MigrationId};
+use watershed_migration::{Certificate, Limits, MigrationId, Refusal};
 use watershed_wal::ShardId;
 
 use super::driver::{Input, wish};
@@ -16,8 +16,21 @@ use crate::Error;
 use crate::link::BoxFuture;
 use crate::sync::lock;
 
+#[cfg(doc)]
+use watershed_migration::MigrationConfig;
+
 /// Called by the driver with each progress, at a change of phase before anything of the new phase happens.
-pub(super) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
+pub(crate) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// What watches every migration that a node drives.
+#[derive(Clone)]
+pub(crate) struct NodeObserver(pub(crate) Observer);
+
+impl fmt::Debug for NodeObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeObserver")
+    }
+}
 
 /// A migration under way, or ended.
 ///
@@ -182,6 +195,12 @@ impl Migration {
         u64::try_from(idle).unwrap_or(u64::MAX)
     }
 
+    /// Whether it has ended, one way or another, as far as this node drove it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.standing.borrow().ended.is_some()
+    }
+
     /// Blocks until there is progress this handle has not shown; `None` once the migration has ended.
     pub fn next_progress(&mut self) -> Option<Progress> {
         pollster::block_on(self.next_progress_async())
@@ -212,12 +231,40 @@ impl Migration {
         self.shared.wish(Operator::Abort { reason });
     }
 
-    /// Ends `hold`: cuts over as soon as the target has caught up.
+    /// Ends `hold`: cuts over as soon as the target has caught up. It is kept in the placement before it is acted on,
+    /// and survives a restart, once `cutover` of [`Migration::progress`] says so.
     pub fn cutover(&self) {
         self.shared.wish(Operator::Cutover);
     }
 
-    /// Ends the grace time now: the old copy is deleted once it was compared.
+    /// Stands still until [`Migration::resume`]. Nothing is copied or shipped, and no pause of the writers begins; one
+    /// under way is given up first. Durable writes are still forwarded to a target that takes them, as that costs the
+    /// least and leaves nothing to catch up; the source keeps its log, within the bounds of `hold_bytes` and `hold_ms`,
+    /// and beyond them the migration ends once it is resumed. From Activate on there is no effect, but in Cleanup: nothing is compared or deleted, and the grace time does not count.
+    ///
+    /// It is kept in the placement, and survives a restart, once `paused` of [`Migration::progress`] says so. A paused
+    /// migration makes room for another of those that may run at once.
+    pub fn pause(&self) {
+        self.shared.wish(Operator::Pause);
+    }
+
+    /// Goes on after [`Migration::pause`], when its turn has come again.
+    pub fn resume(&self) {
+        self.shared.wish(Operator::Resume);
+    }
+
+    /// Changes limits: of a copy that is running, and of the next attempt's pause. They are kept in the placement, and
+    /// survive a restart, once [`Migration::progress`] shows them.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where a limit is out of bounds, as in [`MigrationConfig`]; nothing changes then.
+    pub fn set_limits(&self, limits: Limits) -> Result<(), Error> {
+        limits.validate().map_err(Refusal::from)?;
+        self.shared.wish(Operator::SetLimits(limits));
+        Ok(())
+    }
+
+    /// Ends the grace time now: the old copy is deleted once it was compared, also of a migration paused in Cleanup.
     pub fn cleanup(&self) {
         self.shared.wish(Operator::Cleanup);
     }

@@ -6,7 +6,8 @@
 //! ```text
 //! driver.rs     one task for each migration that this node drives      handle.rs   what a user holds of it
 //! source/       one actor for each copy that is or was an owner        target/     one for each copy being made
-//! sender.rs     live forwarding                                        pull.rs     copying the checkpoint
+//! sender.rs     live forwarding                                        pull.rs     copying the checkpoint (part.rs, throttle.rs, room.rs)
+//! give_way.rs   serving it slower while it disturbs the writers          plan.rs     what a migration would do
 //! ```
 //!
 //! On the disk: `checkpoints/` (served by a source), `incoming/` (being made by a target), `certificates/`, and notes
@@ -18,32 +19,44 @@ mod calls;
 mod certificates;
 mod checkpoint;
 mod compare;
+mod counts;
 mod driver;
 mod durable;
+mod give_way;
 mod handle;
 mod last_move;
 mod part;
 mod peer;
+mod plan;
 mod pull;
 mod refusal;
 mod resume;
+mod room;
 mod sender;
 mod source;
 mod target;
 mod tasks;
+mod throttle;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use watershed_migration::MigrationId;
 use watershed_migration::messages::{RefusedKind, Request, Response};
+use watershed_migration::{MigrationConfig, MigrationId};
 use watershed_wal::{InstanceId, ShardId};
 
 pub use builder::Migrate;
+pub use counts::MigrationCounts;
+pub(crate) use counts::MoveCounts;
+pub(crate) use give_way::Foreground;
 pub use handle::Migration;
+pub(crate) use handle::NodeObserver;
+use handle::Observer;
 pub(crate) use last_move::take_over;
+pub use plan::MigrationPlan;
+pub(crate) use plan::answer as answer_survey;
 pub(crate) use resume::resume;
 pub(crate) use source::before_serving;
 pub(crate) use target::files::expected_receivers;
@@ -57,6 +70,8 @@ use source::Source;
 use target::Target;
 use tasks::Tasks;
 
+/// A call without an answer for so long is given up; its request may be asked again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ended migrations whose handles are still listed.
 const ENDED_KEPT: usize = 64;
 
@@ -64,7 +79,10 @@ const ENDED_KEPT: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Migrations {
     at_once: Arc<Semaphore>,
+    defaults: MigrationConfig,
+    observer: Option<NodeObserver>,
     tasks: Tasks,
+    counts: MoveCounts,
     state: Mutex<State>,
 }
 
@@ -77,13 +95,34 @@ struct State {
 }
 
 impl Migrations {
-    /// Drives so many migrations at once; more wait.
-    pub(crate) fn new(at_once: usize) -> Self {
+    /// Drives so many migrations at once; more wait. `defaults`: how they are done, unless they are told otherwise.
+    /// `observer` watches those that have none of their own.
+    pub(crate) fn new(
+        at_once: usize,
+        defaults: MigrationConfig,
+        observer: Option<NodeObserver>,
+    ) -> Self {
         Self {
             at_once: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+            defaults,
+            observer,
             tasks: Tasks::new(),
+            counts: MoveCounts::default(),
             state: Mutex::default(),
         }
+    }
+
+    fn observer(&self) -> Option<Observer> {
+        self.observer.as_ref().map(|observer| observer.0.clone())
+    }
+
+    pub(crate) fn defaults(&self) -> &MigrationConfig {
+        &self.defaults
+    }
+
+    /// What was counted of them since the engine was opened.
+    pub(crate) fn counts(&self) -> &MoveCounts {
+        &self.counts
     }
 
     pub(crate) fn tasks(&self) -> &Tasks {

@@ -48,10 +48,19 @@ pub(super) fn is_finished(dir: &Path, info: &FileInfo) -> bool {
     fs::metadata(dir.join(&info.name)).is_ok_and(|meta| meta.is_file() && meta.len() == info.len)
 }
 
+/// How many bytes of an unfinished file the disk holds already.
+pub(super) fn held(dir: &Path, info: &FileInfo) -> u64 {
+    fs::metadata(part_path(dir, info)).map_or(0, |meta| meta.len().min(info.len))
+}
+
+fn part_path(dir: &Path, info: &FileInfo) -> PathBuf {
+    dir.join(format!("{}.part", info.name))
+}
+
 impl Part {
     /// Opens the part file of `info` in `dir`, keeping what is there of it.
     pub(super) fn open(dir: &Path, info: &FileInfo) -> Result<Self, Error> {
-        let path = dir.join(format!("{}.part", info.name));
+        let path = part_path(dir, info);
         let failed = |error| Error::io("open", &path, error);
         let mut file = OpenOptions::new()
             .read(true)

@@ -94,7 +94,9 @@ pub(super) fn take_up_driver(node: &Node, record: PlacementRecord) -> Option<Mig
         target: migration.target.clone(),
         phase: migration.phase,
         attempt: migration.attempt,
-        ..waiting(id, shard, &node.id, config.config())
+        paused: migration.paused,
+        cutover: migration.cutover_asked,
+        ..waiting(id, shard, &node.id, &migration.config)
     };
     let certificate = migration.certificate.as_deref().cloned();
     let job = Job::Resume(Box::new((config, record)));

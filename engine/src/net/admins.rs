@@ -78,9 +78,9 @@ async fn carry_out(node: &Node, order: Order, who: &str) -> Result<Value, Fault>
         Order::Report => Ok(json!(report(node).await)),
         Order::Records => Ok(json!(node.placement.list().await.map_err(Error::from)?)),
         Order::Members => Ok(json!(node.placement.members().await.map_err(Error::from)?)),
-        Order::Migrate { shard, config } => {
+        Order::Migrate { shard, to, config } => {
             let migrate = Migrate::new(Ok(node.clone()), shard)
-                .to(node.id.as_str())
+                .to(to.as_str())
                 .config(config)
                 .started_by(who);
             let migration = migrate.start_async().await?;
@@ -109,6 +109,11 @@ async fn carry_out(node: &Node, order: Order, who: &str) -> Result<Value, Fault>
                     "node {gone} has a part in shard {}: drain it first",
                     record.shard
                 );
+                return Err(Fault::new("refused", what));
+            }
+            let members = node.placement.members().await.map_err(Error::from)?;
+            if members.get(&gone).is_some_and(|member| member.alive) {
+                let what = format!("node {gone} is alive and would join again: stop it first");
                 return Err(Fault::new("refused", what));
             }
             let removed = node.placement.remove_member(gone).await;

@@ -84,7 +84,10 @@ impl Clients {
 const fn is_for_clients(request: &Request) -> bool {
     matches!(
         request,
-        Request::Write { .. } | Request::Get { .. } | Request::Scan { .. }
+        Request::Write { .. }
+            | Request::OpenSession { .. }
+            | Request::Get { .. }
+            | Request::Scan { .. }
     )
 }
 

@@ -387,7 +387,7 @@ fn causes(error: &dyn Error) -> String {
 }
 
 /// Each cause that the text before it does not say already.
-fn join_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
+pub(crate) fn join_causes(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(cause) = source {
         let said = cause.to_string();
         if text.is_empty() {

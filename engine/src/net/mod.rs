@@ -89,7 +89,10 @@ pub(crate) use admins::DO as ADMIN_DO;
 pub(crate) use clients::{CALL as CLIENT_CALL, MAP as CLIENT_MAP, proto as client_proto};
 pub use identity::{Identity, IdentityError, Role};
 pub use link::NetLink;
+#[cfg(feature = "etcd")]
+pub(crate) use link::join_causes;
 pub use placement::RemotePlacement;
+pub use refusals::RefusalClass;
 pub use server::{NetServer, NetServices};
 pub use tls::{TlsError, TlsFiles};
 

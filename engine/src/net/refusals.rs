@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::lock;
@@ -12,9 +13,43 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The most peers and reasons remembered; beyond it the oldest are forgotten, and may be said again.
 const MOST: usize = 1024;
 
+/// Why a peer was refused, in classes that can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum RefusalClass {
+    /// No TLS handshake came about: its certificate is not of this cluster's authority, or has expired, or it speaks
+    /// no TLS.
+    Handshake,
+    /// It did not finish the handshake in time.
+    Slow,
+    /// Its certificate names nobody of a cluster.
+    Identity,
+    /// Its role does not permit what it asked for.
+    Role,
+}
+
+impl RefusalClass {
+    /// Each class.
+    pub const ALL: [Self; 4] = [Self::Handshake, Self::Slow, Self::Identity, Self::Role];
+
+    /// Its name, as in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Slow => "slow",
+            Self::Identity => "identity",
+            Self::Role => "role",
+        }
+    }
+}
+
 /// The refusals of one server.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<HashMap<(IpAddr, String), Met>>);
+pub(super) struct Refusals {
+    said: Mutex<HashMap<(IpAddr, String), Met>>,
+    counts: [AtomicU64; RefusalClass::ALL.len()],
+}
 
 #[derive(Debug)]
 struct Met {
@@ -24,8 +59,14 @@ struct Met {
 }
 
 impl Refusals {
+    /// How many of each class there were.
+    pub(super) fn counts(&self) -> [(RefusalClass, u64); RefusalClass::ALL.len()] {
+        RefusalClass::ALL.map(|class| (class, self.counts[class as usize].load(Ordering::Relaxed)))
+    }
+
     /// Notes that a peer was refused, and says so where it was not said lately.
-    pub(super) fn note(&self, peer: IpAddr, reason: &str) {
+    pub(super) fn note(&self, peer: IpAddr, class: RefusalClass, reason: &str) {
+        self.counts[class as usize].fetch_add(1, Ordering::Relaxed);
         if let Some(unsaid) = self.due(peer, reason, Instant::now()) {
             tracing::warn!(%peer, reason, unsaid, "refused");
         }
@@ -33,7 +74,7 @@ impl Refusals {
 
     /// How many like it were not said, if this one is to be.
     fn due(&self, peer: IpAddr, reason: &str, now: Instant) -> Option<u64> {
-        let mut met = lock(&self.0);
+        let mut met = lock(&self.said);
         let key = (peer, reason.to_owned());
         if let Some(met) = met.get_mut(&key) {
             if now.duration_since(met.said) < AGAIN_AFTER {
@@ -85,6 +126,6 @@ mod tests {
             let now = start + Duration::from_millis(n.into());
             assert_eq!(refusals.due(peer, "no certificate", now), Some(0));
         }
-        assert_eq!(lock(&refusals.0).len(), MOST);
+        assert_eq!(lock(&refusals.said).len(), MOST);
     }
 }

@@ -25,7 +25,7 @@ use super::clients::Clients;
 use super::codec::{CALL, GREET, SERVICE};
 use super::identity::{Identity, Role};
 use super::raw::{Answered, Handler, Raw, no_such_method};
-use super::refusals::Refusals;
+use super::refusals::{RefusalClass, Refusals};
 use super::tls::{Tls, failed_handshake};
 use super::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW, FRAME_BYTES, KEEP_ALIVE_EVERY, KEEP_ALIVE_TIMEOUT,
@@ -51,6 +51,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct NetServer {
     address: SocketAddr,
+    refusals: Arc<Refusals>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
     serving: JoinHandle<()>,
@@ -129,9 +130,11 @@ impl NetServer {
             ready,
         };
         let accepting = tokio::spawn(door.accept(listener));
-        let serving = tokio::spawn(serve(services, Callers(refusals), incoming, stopped));
+        let callers = Callers(Arc::clone(&refusals));
+        let serving = tokio::spawn(serve(services, callers, incoming, stopped));
         Ok(Self {
             address,
+            refusals,
             stop,
             accepting,
             serving,
@@ -142,6 +145,12 @@ impl NetServer {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many peers it has refused, by class.
+    #[must_use]
+    pub fn refusals(&self) -> [(RefusalClass, u64); RefusalClass::ALL.len()] {
+        self.refusals.counts()
     }
 
     /// Accepts nothing more, lets calls that are going on end for a few seconds, and ends.
@@ -170,7 +179,8 @@ async fn serve(
     mut stopped: watch::Receiver<bool>,
 ) {
     let placement = services.placement;
-    let placement = placement.map(|placement| placement::Served::new(placement, callers.clone()));
+    let placement = placement
+        .map(|placement| placement::Served::new(placement, callers.clone(), stopped.clone()));
     let admins = services.node.clone().map(|node| {
         Raw(Admins {
             node,
@@ -254,7 +264,11 @@ impl Door {
 
     async fn admit(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
         let shaken = tokio::time::timeout(CONNECT_TIMEOUT, self.shake_hands(stream)).await;
-        match shaken.unwrap_or_else(|_| Err("it did not finish the TLS handshake".into())) {
+        let slow = || {
+            let reason = "it did not finish the TLS handshake".to_owned();
+            Err((RefusalClass::Slow, reason))
+        };
+        match shaken.unwrap_or_else(|_| slow()) {
             Ok((io, identity)) => {
                 let mut server = self.stopped.clone();
                 let connection = Connection {
@@ -271,14 +285,14 @@ impl Door {
                 // Fails only where the server has ended.
                 let _ = self.ready.send(connection).await;
             }
-            Err(reason) => self.refusals.note(peer.ip(), &reason),
+            Err((class, reason)) => self.refusals.note(peer.ip(), class, &reason),
         }
     }
 
     async fn shake_hands(
         &self,
         stream: TcpStream,
-    ) -> Result<(Box<dyn Io>, Option<Identity>), String> {
+    ) -> Result<(Box<dyn Io>, Option<Identity>), (RefusalClass, String)> {
         // Small answers must not wait for each other; where that can't be set they only come later.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
@@ -289,14 +303,18 @@ impl Door {
             Ok(stream) => stream,
             Err((error, stream)) => {
                 linger(stream).await;
-                return Err(failed_handshake(&error));
+                return Err((RefusalClass::Handshake, failed_handshake(&error)));
             }
         };
         let chain = stream.get_ref().1.peer_certificates();
-        let certificate = chain
-            .and_then(<[_]>::first)
-            .ok_or("it shows no certificate")?;
-        let identity = Identity::of(certificate).map_err(|error| error.to_string())?;
+        let certificate = chain.and_then(<[_]>::first).ok_or_else(|| {
+            (
+                RefusalClass::Handshake,
+                "it shows no certificate".to_owned(),
+            )
+        })?;
+        let identity = Identity::of(certificate)
+            .map_err(|error| (RefusalClass::Identity, error.to_string()))?;
         Ok((Box::new(stream), Some(identity)))
     }
 }
@@ -409,7 +427,8 @@ impl Callers {
         match &caller.identity {
             Some(identity) if !roles.contains(&identity.role) => {
                 let reason = format!("{identity} asks for what {said} may");
-                self.0.note(caller.address.ip(), &reason);
+                self.0
+                    .note(caller.address.ip(), RefusalClass::Role, &reason);
                 Err(Status::permission_denied(reason))
             }
             _ => Ok(()),
@@ -423,7 +442,7 @@ impl Callers {
         match caller.and_then(|caller| Some((caller.address, caller.identity.as_ref()?))) {
             Some((address, identity)) if identity.name != *node => {
                 let reason = format!("{identity} speaks for node {node}, which only that node may");
-                self.0.note(address.ip(), &reason);
+                self.0.note(address.ip(), RefusalClass::Role, &reason);
                 Err(Status::permission_denied(reason))
             }
             _ => Ok(()),

@@ -30,10 +30,14 @@ impl Node {
         request: &WriteRequest,
         inline: Inline,
     ) -> Result<Local<Version>, Error> {
+        let began = self.foreground.begin();
         loop {
             if let Some(hosted) = self.owner(shard) {
                 match hosted.write(request, inline).await {
-                    Ok(Written::Done(version)) => return Ok(Local::Done(version)),
+                    Ok(Written::Done(version)) => {
+                        self.foreground.note(began);
+                        return Ok(Local::Done(version));
+                    }
                     Ok(Written::Elsewhere { owner, epoch }) => {
                         return Ok(Local::Elsewhere { owner, epoch });
                     }

@@ -46,7 +46,7 @@ pub(crate) use local::Local;
 use crate::Error;
 use crate::datadir::DataDir;
 use crate::link::Link;
-use crate::migrate::Migrations;
+use crate::migrate::{Foreground, Migrations};
 use crate::placement::{FilePlacement, Placement, Witness};
 use crate::shard::{ApplyPool, Hosted, Role};
 use crate::store::{Applied, Store, StoreEnv, Version};
@@ -79,7 +79,7 @@ pub(crate) struct NodeInner {
     pub(crate) placement: Arc<dyn Placement>,
     witness: Arc<Witness>,
     /// The placement, where it is the engine's own and so closes with it.
-    own_placement: Option<Arc<FilePlacement>>,
+    pub(crate) own_placement: Option<Arc<FilePlacement>>,
     pub(crate) link: Option<Arc<dyn Link>>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) migrations: Migrations,
@@ -93,6 +93,10 @@ pub(crate) struct NodeInner {
     closed: AtomicBool,
     /// Requests of this process under way.
     pub(crate) requests: AtomicU64,
+    /// Requests of other nodes that were refused since they came with an epoch of before.
+    pub(crate) stale_epochs: AtomicU64,
+    /// The times of writes to shards owned here, for copies that give way to them.
+    pub(crate) foreground: Arc<Foreground>,
     /// The runtime's timers may be used; see [`crate::request::Entered`].
     pub(crate) alive: RwLock<bool>,
 }

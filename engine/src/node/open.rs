@@ -105,7 +105,12 @@ impl Node {
             own_placement,
             link: options.link,
             runtime,
-            migrations: Migrations::new(options.migrations_at_once),
+            migrations: Migrations::new(
+                options.migrations_at_once,
+                options.migration_defaults,
+                options.migration_observer,
+            ),
+            stale_epochs: Default::default(),
             shards: cluster.shards,
             pool,
             keeper: keep::Keeper::default(),
@@ -114,6 +119,7 @@ impl Node {
             owned: Default::default(),
             closed: Default::default(),
             requests: Default::default(),
+            foreground: Default::default(),
             alive: true.into(),
         }));
         if let Err(error) = node.host_everything().await {

@@ -10,8 +10,7 @@ use super::local::Local;
 use super::{Node, from_wire};
 use crate::Error;
 use crate::forward::{
-    self, Patience, REPLY_PATIENCE, Sent, again_or_error, answered, condition_failed,
-    out_of_patience, write_message,
+    self, Patience, REPLY_PATIENCE, Sent, again_or_error, answered, out_of_patience, write_message,
 };
 use crate::shard::WriteRequest;
 use crate::store::{Entry, Store, Version};
@@ -36,9 +35,11 @@ impl Node {
                 .and_then(|deadline| deadline.checked_add(REPLY_PATIENCE));
             let sent = self.send(shard, &owner, epoch, &message);
             let again = match answered(until, sent).await? {
-                Sent::Answer(Response::Written { version }) => return Ok(from_wire(version)),
+                Sent::Answer(
+                    Response::Written { version } | Response::SessionOpened { version, .. },
+                ) => return Ok(from_wire(version)),
                 Sent::Answer(Response::ConditionFailed { index, found }) => {
-                    return Err(condition_failed(request, index, found.map(from_wire)));
+                    return Err(request.condition_failed(index, found.map(from_wire)));
                 }
                 Sent::Answer(Response::Moved { .. }) => "the shard is being moved".to_owned(),
                 Sent::Answer(other) => again_or_error(shard, &owner, other)?,

@@ -1,22 +1,24 @@
 //! What other nodes ask: data requests are answered here, those of a migration in migrate/.
 
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 use watershed_migration::messages::{
-    Condition as WireCondition, DataEntry, Expect, RefusedKind, Request, Response, ScanBound,
-    ScanRequest,
+    Condition as WireCondition, DataEntry, EntryVersion, Expect, RefusedKind, Request, Response,
+    ScanBound, ScanRequest,
 };
-use watershed_wal::{Inline, ShardId};
+use watershed_wal::{Inline, LogError, ShardId};
 
 use super::local::Local;
 use super::{Node, from_wire, to_wire};
 use crate::Error;
+use crate::batch::check_encoded;
 use crate::link::{BoxFuture, Service};
 use crate::migrate;
-use crate::shard::{Condition, Expected, WriteRequest};
+use crate::shard::{Condition, Expected, LIMITS, SessionUse, WriteRequest};
 use crate::store::{ScanOptions, Shown, Store};
 
 impl Service for Node {
@@ -40,10 +42,16 @@ impl Node {
     /// Carries out a request. It goes on when the caller stops waiting.
     pub(crate) fn answer_request(&self, request: Request) -> BoxFuture<'static, Bytes> {
         let node = self.clone();
-        let task = self
-            .runtime
-            .spawn(async move { node.dispatch(request).await.encode() });
-        let closing = || Response::refused(RefusedKind::Unknown, "the node is closing").encode();
+        let task = self.runtime.spawn(async move {
+            let response = node.dispatch(request).await;
+            if matches!(&response, Response::Refused(refused) if refused.kind == RefusedKind::StaleEpoch) {
+                node.stale_epochs.fetch_add(1, Ordering::Relaxed);
+            }
+            response.encode()
+        });
+        // It may have been at anything.
+        let closing =
+            || Response::refused(RefusedKind::OutcomeUnknown, "the node is closing").encode();
         Box::pin(async move { task.await.unwrap_or_else(|_| closing()) })
     }
 
@@ -55,33 +63,50 @@ impl Node {
                 durability,
                 conditions,
                 deadline_ms,
+                session,
                 ..
             } => {
                 // A stranger's bytes: checked whole before anything is assigned.
-                if let Err(error) = watershed_wal::validate_batch(&body) {
+                if let Err(error) = check_encoded(&body) {
                     return Response::refused(RefusedKind::Unsupported, error.to_string());
                 }
                 let request = WriteRequest {
                     body,
                     conditions: conditions.into_iter().map(condition).collect(),
                     durability,
-                    deadline: (deadline_ms > 0)
-                        .then_some(Duration::from_millis(deadline_ms))
-                        .and_then(|within| Instant::now().checked_add(within)),
+                    deadline: deadline(deadline_ms),
+                    session: session.map(SessionUse::Write),
                 };
-                self.serve_write(shard, request).await
+                let written = |version| Response::Written { version };
+                self.serve_write(shard, request, written).await
+            }
+            Request::OpenSession {
+                shard,
+                session,
+                deadline_ms,
+            } => {
+                let request = WriteRequest::opening(session, deadline(deadline_ms));
+                let opened = |version| Response::SessionOpened {
+                    version,
+                    in_flight_max: LIMITS.in_flight.into(),
+                };
+                self.serve_write(shard, request, opened).await
             }
             Request::Get { shard, keys } => self.serve_get(shard, keys).await,
             Request::Scan { shard, scan } => self.serve_scan(shard, scan).await,
+            Request::Survey { shard } => migrate::answer_survey(self, shard).await,
             other => migrate::serve(self, other).await,
         }
     }
 
-    async fn serve_write(&self, shard: ShardId, request: WriteRequest) -> Response {
+    async fn serve_write(
+        &self,
+        shard: ShardId,
+        request: WriteRequest,
+        done: impl FnOnce(EntryVersion) -> Response,
+    ) -> Response {
         match self.local_write(shard, &request, Inline::Never).await {
-            Ok(Local::Done(version)) => Response::Written {
-                version: to_wire(version),
-            },
+            Ok(Local::Done(version)) => done(to_wire(version)),
             Ok(Local::Elsewhere { owner, epoch }) => Response::Moved { owner, epoch },
             Err(Error::ConditionFailed { key, found }) => {
                 let at = request
@@ -139,6 +164,12 @@ impl Node {
     }
 }
 
+/// Until when a request may be taken that leaves so many milliseconds; 0 is for ever.
+fn deadline(within_ms: u64) -> Option<Instant> {
+    let within = (within_ms > 0).then_some(Duration::from_millis(within_ms));
+    within.and_then(|within| Instant::now().checked_add(within))
+}
+
 fn condition(condition: WireCondition) -> Condition {
     Condition {
         key: condition.key,
@@ -164,12 +195,19 @@ fn scan_options(scan: &ScanRequest) -> ScanOptions {
     }
 }
 
+/// Says an error to who asked. Of a write only an unknown outcome may have been carried out.
 fn refuse(error: &Error) -> Response {
     let kind = match error {
         Error::Closed => RefusedKind::NotReady,
-        Error::DeadlineNotApplied { .. } => RefusedKind::Busy,
-        Error::OutcomeUnknown { .. } => RefusedKind::Unknown,
+        Error::DeadlineNotApplied { .. } | Error::Log(LogError::Busy { .. }) => RefusedKind::Busy,
+        Error::OutcomeUnknown { .. } => RefusedKind::OutcomeUnknown,
+        Error::UnknownSession { .. } => RefusedKind::UnknownSession,
+        Error::SessionExists { .. } => RefusedKind::Conflict,
+        Error::Settled { .. } => RefusedKind::Settled,
+        Error::SessionFull { .. } => RefusedKind::SessionFull,
         Error::NoShard { .. } => RefusedKind::NotOwner,
+        Error::Log(LogError::Full { .. }) => RefusedKind::NoRoom,
+        Error::Store(store) if store.is_no_room() => RefusedKind::NoRoom,
         _ => RefusedKind::Failed,
     };
     Response::refused(kind, error.to_string())

@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 
 use watershed_migration::NodeId;
 
+use super::LONGEST_LIFE;
 use super::map::Joined;
 
 /// What a member gets after an opening whose time of life is not known: it said last that it was about to stop.
 const UNKNOWN: Duration = Duration::from_secs(10);
-/// Longer is taken for this: nobody means to be thought alive for longer without a word.
-pub(super) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-
 #[derive(Debug)]
 struct Life {
     alive_for: Duration,
@@ -51,7 +49,7 @@ impl Lives {
     pub(super) fn renew(&mut self, node: &NodeId, alive_for: Duration, now: Instant) -> bool {
         match self.0.get_mut(node) {
             Some(life) if life.alive && life.alive_for == alive_for => {
-                life.until = now + alive_for.min(LONGEST);
+                life.until = now + alive_for.min(LONGEST_LIFE);
                 true
             }
             _ => false,
@@ -62,7 +60,7 @@ impl Lives {
     pub(super) fn set(&mut self, node: &NodeId, alive_for: Duration, now: Instant) -> bool {
         let life = Life {
             alive_for,
-            until: now + alive_for.min(LONGEST),
+            until: now + alive_for.min(LONGEST_LIFE),
             alive: !alive_for.is_zero(),
         };
         let alive = life.alive;

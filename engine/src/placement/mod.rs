@@ -13,6 +13,8 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod file;
 mod journal;
 mod lives;
@@ -35,10 +37,15 @@ use watershed_migration::balance::Goal;
 use watershed_migration::{HighestSeen, NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdOptions, EtcdPlacement, EtcdTls};
 pub use file::FilePlacement;
 pub(crate) use seen::{SeenBefore, Witness};
 
 use crate::link::BoxFuture;
+
+/// A member that asks for a longer time than this gets this: nobody means to be thought alive for longer without a word.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What was decided when the cluster was made, for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,6 +255,12 @@ pub enum PlacementError {
     Unreachable {
         /// What was met.
         reason: String,
+    },
+    /// The options of a placement can't be meant. Nothing was done.
+    #[error("{what}")]
+    Options {
+        /// What is wrong, and what would be right.
+        what: String,
     },
     /// The placement is closed.
     #[error("the placement is closed")]

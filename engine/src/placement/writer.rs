@@ -13,9 +13,9 @@ use watershed_migration::{NodeId, PlacementRecord, Revision};
 use watershed_wal::ShardId;
 
 use super::journal::{Journal, Ledger};
-use super::lives::{LONGEST, Lives};
+use super::lives::Lives;
 use super::map::{Entry, Joined, Left, Map, Removed};
-use super::{ClusterInfo, NodeInfo, PlacementError};
+use super::{ClusterInfo, LONGEST_LIFE, NodeInfo, PlacementError};
 use crate::sync::{self, lock};
 
 /// What the thread is given to do.
@@ -217,7 +217,11 @@ impl Writer {
         };
         if !alive_for.is_zero() {
             // At most a day.
-            joined.alive_for_ms = alive_for.min(LONGEST).as_millis().try_into().unwrap_or(0);
+            joined.alive_for_ms = alive_for
+                .min(LONGEST_LIFE)
+                .as_millis()
+                .try_into()
+                .unwrap_or(0);
         }
         let is_news = known.as_ref().is_none_or(|known| known.info != joined.info);
         if known.as_ref() != Some(&joined) {

@@ -12,6 +12,7 @@
 //! restart replays, and how a store that failed catches up ([`ByLog`]).
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, Weak};
 
 use bytes::Bytes;
@@ -150,8 +151,15 @@ impl Hosted {
         }
         drop(queue);
         self.release_room(ready.iter().map(|ack| ack.units).sum());
+        // A term's start takes no room, and nobody wrote it.
+        let writes = ready.iter().filter(|ack| ack.units > 0).count();
+        self.count_writes(u64::try_from(writes).unwrap_or(u64::MAX));
         Completer::complete_all(ready.into_iter().map(|ack| (ack.done, Ok(()))));
         lock(&self.queue)
+    }
+
+    pub(super) fn count_writes(&self, writes: u64) {
+        self.writes.fetch_add(writes, Ordering::Relaxed);
     }
 
     /// Notes that the store has records up to `applied`.

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use watershed_wal::{BatchReader, Op, Seq, Term};
 
 use super::Hosted;
+use super::sessions::Sessions;
 use crate::Error;
-use crate::store::Version;
+use crate::store::{USER_KEYSPACE, Version};
 use crate::sync::lock;
 
 /// An overlay that no condition asked for during so many writes is given up.
@@ -39,6 +40,8 @@ pub(crate) enum Expected {
 #[derive(Debug, Default)]
 pub(super) struct Assign {
     overlay: Option<Overlay>,
+    /// Read from the store when the first write of a session comes, and kept from then on.
+    pub(super) sessions: Option<Sessions>,
     /// The last Seq assigned here.
     last: Seq,
 }
@@ -61,7 +64,10 @@ pub(super) enum Decision {
     AfterApplied(Seq),
     /// The answer is no, and it may be given once this Seq is applied: it rests on a write that is not yet certain.
     Fails {
-        error: Error,
+        /// Which condition.
+        index: u32,
+        /// What its key holds.
+        found: Option<Version>,
         after: Seq,
     },
 }
@@ -87,8 +93,16 @@ impl Assign {
             .flatten()
         {
             let (key, leaves_value) = match op {
-                Op::Put { key, .. } => (key, true),
-                Op::Delete { key, .. } => (key, false),
+                Op::Put {
+                    keyspace: USER_KEYSPACE,
+                    key,
+                    ..
+                } => (key, true),
+                Op::Delete {
+                    keyspace: USER_KEYSPACE,
+                    key,
+                    ..
+                } => (key, false),
                 _ => continue,
             };
             overlay.keys.insert(key.clone(), (version, leaves_value));
@@ -140,7 +154,7 @@ impl Hosted {
         if applied < overlay.whole_after {
             return Ok(Decision::AfterApplied(overlay.whole_after));
         }
-        for condition in conditions {
+        for (index, condition) in conditions.iter().enumerate() {
             let (found, after) = match overlay.keys.get(&condition.key) {
                 Some((version, leaves_value)) => (leaves_value.then_some(*version), version.seq),
                 None => {
@@ -156,11 +170,11 @@ impl Hosted {
                 Expected::Version(version) => found == Some(version),
             };
             if !holds {
-                let error = Error::ConditionFailed {
-                    key: condition.key.clone(),
+                return Ok(Decision::Fails {
+                    index: u32::try_from(index).unwrap_or(u32::MAX),
                     found,
-                };
-                return Ok(Decision::Fails { error, after });
+                    after,
+                });
             }
         }
         Ok(Decision::Holds)

@@ -66,6 +66,9 @@ impl Hosted {
         }
         self.release_room(write::units(record.body().len()));
         self.apply_claimed();
+        if applied.is_ok() {
+            self.count_writes(1);
+        }
         applied.is_ok()
     }
 }

@@ -4,7 +4,8 @@
 //! way of a write from the gate to the memtable:
 //!
 //! ```text
-//! write.rs       room -> conditions -> gate, Seq (one critical section in the log) -> commit
+//! write.rs       room -> once, conditions -> gate, Seq (one critical section in the log) -> commit
+//! once.rs        a write that may come twice; sessions.rs keeps which were taken
 //! direct.rs      a buffered write that meets nobody: appended and applied by its own thread
 //! apply.rs       records, in Seq order, beside the sync of their frame -> store -> completions, woken together
 //! pool.rs        the threads that apply
@@ -20,20 +21,23 @@
 //!    and no read shows it sooner.
 //! 2. The store's applied Seq only grows by the next Seq, whatever order records were committed in.
 //! 3. A write that found the gate closed has no Seq and left no trace.
+//! 4. A write of a session gets a Seq once, and its entry rides in that record.
 
 mod apply;
 mod conditions;
 mod direct;
 mod heal;
+mod once;
 mod pool;
 mod serving;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock, Weak};
 
 use tokio::sync::{Semaphore, watch};
@@ -41,8 +45,10 @@ use watershed_migration::NodeId;
 use watershed_wal::{Completer, Epoch, InstanceId, InstanceLog, Record, Seq, ShardId, Term};
 
 pub(crate) use conditions::{Condition, Expected};
+pub(crate) use once::SessionUse;
 pub(crate) use pool::ApplyPool;
 pub(crate) use serving::Serving;
+pub(crate) use sessions::LIMITS;
 pub(crate) use write::{WriteRequest, Written};
 
 use crate::Error;
@@ -92,7 +98,9 @@ pub(crate) struct Hosted {
     reads_open: AtomicBool,
     /// Counts changes of role, gate and reads; who waits for a change watches it.
     changes: watch::Sender<u64>,
-    parked: AtomicU64,
+    parked: Mutex<serving::ParkedSince>,
+    /// Writes that were acknowledged here, since it was hosted.
+    writes: AtomicU64,
     assign: Mutex<conditions::Assign>,
     /// Conditional writes are about: appliers tell their overlay what was applied.
     overlay_on: AtomicBool,
@@ -190,7 +198,8 @@ impl Hosted {
             role: RwLock::new(role),
             reads_open: AtomicBool::new(false),
             changes: watch::Sender::new(0),
-            parked: AtomicU64::new(0),
+            parked: Mutex::default(),
+            writes: AtomicU64::new(0),
             assign: Mutex::default(),
             overlay_on: AtomicBool::new(false),
             heals: AtomicU64::new(0),
@@ -273,6 +282,11 @@ impl Hosted {
     /// Up to where records are applied and committed.
     pub(crate) fn visible(&self) -> Seq {
         *self.applied.borrow()
+    }
+
+    /// How many writes were acknowledged here.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
     }
 
     /// Keeps another owner's records; durable when it returns.

@@ -4,7 +4,9 @@
 //! flag (rule 7). A request that meets either closed waits for a *change* and then asks again from the start: it may
 //! find the shard re-opened, given away, or closed.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use watershed_migration::NodeId;
@@ -13,6 +15,7 @@ use watershed_wal::{Epoch, LogError, Seq, Term};
 use super::{Hosted, Role};
 use crate::Error;
 use crate::store::Shown;
+use crate::sync::lock;
 
 /// Where a request that can't be served here goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,13 +28,23 @@ pub(crate) enum Serving {
     Elsewhere { owner: NodeId, epoch: Epoch },
 }
 
+/// Requests that wait for a change, by their turn of coming: the first has waited longest.
+#[derive(Debug, Default)]
+pub(super) struct ParkedSince {
+    next: u64,
+    since: BTreeMap<u64, Instant>,
+}
+
 /// A request that waits for a change; counted while it does.
 #[derive(Debug)]
-pub(crate) struct Parked<'a>(&'a Hosted);
+pub(crate) struct Parked<'a> {
+    hosted: &'a Hosted,
+    turn: u64,
+}
 
 impl Drop for Parked<'_> {
     fn drop(&mut self) {
-        self.0.parked.fetch_sub(1, Ordering::Relaxed);
+        lock(&self.hosted.parked).since.remove(&self.turn);
     }
 }
 
@@ -54,14 +67,22 @@ impl Hosted {
         self.changes.subscribe()
     }
 
+    /// Counts a request as waiting, from now until the value is dropped.
     pub(crate) fn park(&self) -> Parked<'_> {
-        self.parked.fetch_add(1, Ordering::Relaxed);
-        Parked(self)
+        let mut parked = lock(&self.parked);
+        let turn = parked.next;
+        parked.next += 1;
+        parked.since.insert(turn, Instant::now());
+        drop(parked);
+        Parked { hosted: self, turn }
     }
 
-    /// How many requests wait now.
-    pub(crate) fn parked(&self) -> u64 {
-        self.parked.load(Ordering::Relaxed)
+    /// How many requests wait now, and how long the first of them has.
+    pub(crate) fn parked(&self) -> (u64, Option<Duration>) {
+        let parked = lock(&self.parked);
+        let longest = parked.since.values().next().map(Instant::elapsed);
+        let count = u64::try_from(parked.since.len()).unwrap_or(u64::MAX);
+        (count, longest)
     }
 
     /// Whether a read is answered here now.
@@ -111,7 +132,7 @@ impl Hosted {
     /// Freezes the copy after the placement gave the shard to `owner`; the parked requests go there. Gives how many.
     pub(crate) fn give_away(&self, owner: NodeId, epoch: Epoch) -> u64 {
         self.close_reads();
-        let parked = self.parked();
+        let (parked, _) = self.parked();
         self.set_role(Role::Frozen { owner, epoch });
         parked
     }
@@ -130,6 +151,8 @@ impl Hosted {
         }
         let term = self.log.next_term(epoch);
         let applied = self.store()?.applied();
+        // Read again with what was received since, should it be there.
+        lock(&self.assign).sessions = None;
         // The role comes first: the start record is the first that is applied as an owner's.
         self.set_role(Role::Owner { term });
         let started = self.log.start_term(term, applied.seq)?;

@@ -1,5 +1,7 @@
 //! What is applied beside the sync of its own frame: seen by nobody, acknowledged to nobody, until the sync is done.
 
+mod once;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -71,6 +73,7 @@ impl Shard {
             conditions: Vec::new(),
             durability,
             deadline: None,
+            session: None,
         };
         match self.hosted.write(&request, Inline::Never).await? {
             Written::Done(version) => Ok(version.seq),
@@ -157,6 +160,7 @@ fn a_delete_that_is_not_committed_is_not_seen() {
         conditions: Vec::new(),
         durability: Durability::Sync,
         deadline: None,
+        session: None,
     };
     let mut context = Context::from_waker(Waker::noop());
     let mut delete = pin!(shard.hosted.write(&request, Inline::Never));

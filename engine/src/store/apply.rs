@@ -159,18 +159,18 @@ impl Group<'_> {
         for op in ops {
             match op.map_err(|e| self.bad(record, e))? {
                 Op::Put {
-                    keyspace: 0,
+                    keyspace,
                     flags: 0,
                     key,
                     value,
-                } => self.put(&key, head(false), &value),
+                } => self.put(record, keyspace, &key, head(false), &value)?,
                 Op::Delete {
-                    keyspace: 0,
+                    keyspace,
                     flags: 0,
                     key,
-                } => self.put(&key, head(true), &[]),
+                } => self.put(record, keyspace, &key, head(true), &[])?,
                 Op::Put { .. } | Op::Delete { .. } => {
-                    return Err(self.unsupported(record, "a keyspace or flag of an operation"));
+                    return Err(self.unsupported(record, "a flag of an operation"));
                 }
                 Op::DeleteRange { .. } => return Err(self.unsupported(record, "a range delete")),
                 Op::Merge { .. } => return Err(self.unsupported(record, "a merge")),
@@ -180,18 +180,28 @@ impl Group<'_> {
         Ok(())
     }
 
-    fn put(&mut self, key: &[u8], head: ValueHead, value: &[u8]) {
+    fn put(
+        &mut self,
+        record: &Record,
+        keyspace: u32,
+        key: &[u8],
+        head: ValueHead,
+        value: &[u8],
+    ) -> Result<(), StoreError> {
         let Scratch {
             key: stored_key,
             value: stored_value,
         } = &mut *self.scratch;
         stored_key.clear();
-        format::put_user_key(stored_key, key);
+        if format::put_key(stored_key, keyspace, key).is_none() {
+            return Err(self.unsupported(record, "a keyspace of an operation"));
+        }
         stored_value.clear();
         stored_value.reserve(format::VALUE_HEAD + value.len());
         stored_value.extend_from_slice(&head.encode());
         stored_value.extend_from_slice(value);
         self.batch.put(&stored_key, &stored_value);
+        Ok(())
     }
 
     fn bad(&self, record: &Record, source: FormatError) -> StoreError {

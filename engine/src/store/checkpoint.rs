@@ -13,7 +13,7 @@ use super::Store;
 use super::env::StoreEnv;
 use super::error::StoreError;
 use super::files::{self, FileInfo};
-use super::format::{self, Applied, USER_RANGE};
+use super::format::{Applied, ENTRY_RANGE};
 use super::open::load_marks;
 use super::read::take_apart;
 
@@ -172,12 +172,10 @@ fn scan_all(db: &DB, dir: &Path, applied: Applied) -> Result<(), StoreError> {
     options.fill_cache(false);
     options.set_verify_checksums(true);
     options.set_readahead_size(2 << 20);
-    options.set_iterate_upper_bound(USER_RANGE.1);
-    let start = IteratorMode::From(&USER_RANGE.0, rocksdb::Direction::Forward);
+    options.set_iterate_upper_bound(ENTRY_RANGE.1);
+    let start = IteratorMode::From(&ENTRY_RANGE.0, rocksdb::Direction::Forward);
     for item in db.iterator_opt(start, options) {
-        let (key, stored) = item.map_err(|e| StoreError::rocks("scan a copy", dir, e))?;
-        format::strip_user_key(&key)
-            .ok_or_else(|| StoreError::damaged(dir, "a key is not in its place"))?;
+        let (_, stored) = item.map_err(|e| StoreError::rocks("scan a copy", dir, e))?;
         let (head, _) = take_apart(dir, &stored)?;
         if head.seq > applied.seq {
             let what = format!(

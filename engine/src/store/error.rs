@@ -204,7 +204,7 @@ impl StoreError {
     }
 
     /// Bytes of the store that say what no store says.
-    pub(super) fn damaged(dir: &Path, what: impl Into<String>) -> Self {
+    pub(crate) fn damaged(dir: &Path, what: impl Into<String>) -> Self {
         Self::Damaged {
             dir: dir.to_owned(),
             what: what.into(),

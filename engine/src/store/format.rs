@@ -10,10 +10,19 @@ pub(super) const FORMAT: u8 = 1;
 
 /// Meta keys start with this byte, so they sort before all user keys and never meet one.
 const META: u8 = 0x00;
-/// Keys of keyspace 0, the only one in use, start with this byte.
+/// Keys of keyspace 0, the users', start with this byte.
 const USER: u8 = 0x01;
-/// Where the keys of other keyspaces begin: no key of keyspace 0 is at or above it.
-const OTHER_KEYSPACES: u8 = 0x02;
+/// Keys of keyspace 1, which the engine keeps beside the users', start with this byte: no key of keyspace 0 is at or
+/// above it.
+const INTERNAL: u8 = 0x02;
+/// Where the keys of other keyspaces begin.
+const OTHER_KEYSPACES: u8 = 0x03;
+
+/// The users' keyspace, as operations of a batch name it.
+pub(crate) const USER_KEYSPACE: u32 = 0;
+/// That of what the engine itself keeps, by ordinary writes: it is logged, moved and compared like users' entries, and
+/// shown to nobody.
+pub(crate) const INTERNAL_KEYSPACE: u32 = 1;
 
 pub(super) const FORMAT_KEY: [u8; 2] = [META, b'f'];
 pub(super) const APPLIED_KEY: [u8; 2] = [META, b'a'];
@@ -91,25 +100,43 @@ pub(super) fn decode_term_start(key: &[u8], value: &[u8]) -> Option<TermStart> {
 pub(super) const TERM_RANGE: ([u8; 2], [u8; 2]) = ([META, TERM_TAG], [META, TERM_TAG + 1]);
 
 /// All user keys of keyspace 0 lie in this half-open range.
-pub(super) const USER_RANGE: ([u8; 1], [u8; 1]) = ([USER], [OTHER_KEYSPACES]);
+pub(super) const USER_RANGE: ([u8; 1], [u8; 1]) = ([USER], [INTERNAL]);
 
-/// Appends the stored form of a user's key.
-pub(super) fn put_user_key(out: &mut Vec<u8>, key: &[u8]) {
+/// All keys of keyspace 1 lie in this half-open range.
+pub(super) const INTERNAL_RANGE: ([u8; 1], [u8; 1]) = ([INTERNAL], [OTHER_KEYSPACES]);
+
+/// All entries of all keyspaces lie in this half-open range: what two copies have in common.
+pub(super) const ENTRY_RANGE: ([u8; 1], [u8; 1]) = ([USER], [OTHER_KEYSPACES]);
+
+/// Appends the stored form of a key. `None` where no store has such a keyspace.
+pub(super) fn put_key(out: &mut Vec<u8>, keyspace: u32, key: &[u8]) -> Option<()> {
+    let first = match keyspace {
+        USER_KEYSPACE => USER,
+        INTERNAL_KEYSPACE => INTERNAL,
+        _ => return None,
+    };
     out.reserve(1 + key.len());
-    out.push(USER);
+    out.push(first);
     out.extend_from_slice(key);
+    Some(())
 }
 
 /// The stored form of a user's key.
 pub(super) fn user_key(key: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_user_key(&mut out, key);
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(USER);
+    out.extend_from_slice(key);
     out
 }
 
 /// The user's key of a stored key of keyspace 0.
 pub(super) fn strip_user_key(stored: &[u8]) -> Option<&[u8]> {
     stored.strip_prefix(&[USER])
+}
+
+/// The engine's key of a stored key of keyspace 1.
+pub(super) fn strip_internal_key(stored: &[u8]) -> Option<&[u8]> {
+    stored.strip_prefix(&[INTERNAL])
 }
 
 /// Most keys are short: they get their first byte on the stack, without an allocation.
@@ -201,7 +228,25 @@ mod tests {
                 assert_eq!(stored, user_key(&key));
                 assert_eq!(strip_user_key(stored), Some(&key[..]));
                 assert!(stored >= &USER_RANGE.0[..] && stored < &USER_RANGE.1[..]);
+                let mut put = Vec::new();
+                assert_eq!(put_key(&mut put, USER_KEYSPACE, &key), Some(()));
+                assert_eq!(put, stored);
             });
+        }
+    }
+
+    #[test]
+    fn no_key_of_one_keyspace_is_one_of_another() {
+        for key in [&[][..], &[0], &[USER], &[INTERNAL], &[0xff; 300]] {
+            let mut internal = Vec::new();
+            assert_eq!(put_key(&mut internal, INTERNAL_KEYSPACE, key), Some(()));
+            assert_eq!(strip_internal_key(&internal), Some(key));
+            assert_eq!(strip_user_key(&internal), None);
+            let within = |(low, high): ([u8; 1], [u8; 1])| {
+                internal[..] >= low[..] && internal[..] < high[..]
+            };
+            assert!(within(INTERNAL_RANGE) && within(ENTRY_RANGE) && !within(USER_RANGE));
+            assert_eq!(put_key(&mut internal, 2, key), None);
         }
     }
 }

@@ -34,10 +34,10 @@ use watershed_wal::Seq;
 
 pub(crate) use env::{StoreEnv, StoreLimits};
 pub use error::StoreError;
-pub(crate) use format::Applied;
+pub(crate) use format::{Applied, INTERNAL_KEYSPACE, USER_KEYSPACE};
 pub(crate) use read::Shown;
 pub use scan::ScanOptions;
-pub(crate) use scan::ScanRange;
+pub(crate) use scan::{InternalEntry, ScanRange};
 pub(crate) use snapshot::StoreSnapshot;
 pub use version::{Entry, ParseVersionError, Version};
 

@@ -10,7 +10,7 @@ use rocksdb::ReadOptions;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::error::StoreError;
-use super::format::{self, USER_RANGE, ValueHead};
+use super::format::{self, ENTRY_RANGE, INTERNAL_RANGE, USER_RANGE, ValueHead};
 use super::read::take_apart;
 use super::snapshot::StoreSnapshot;
 use super::version::{Entry, Version};
@@ -180,11 +180,23 @@ pub(crate) struct ScanRange {
 }
 
 impl ScanRange {
-    /// What is left of it after a key that a page ended with.
-    fn after(&self, cursor: Option<&[u8]>) -> Self {
+    /// All entries of all keyspaces: what two copies are compared by.
+    pub(crate) fn entries() -> Self {
+        Self::upward(ENTRY_RANGE)
+    }
+
+    fn upward((lower, upper): ([u8; 1], [u8; 1])) -> Self {
+        Self {
+            lower: lower.to_vec(),
+            upper: upper.to_vec(),
+            reverse: false,
+        }
+    }
+
+    /// What is left of it after a stored key that a page ended with.
+    fn after(&self, cursor: Option<Vec<u8>>) -> Self {
         let mut left = self.clone();
-        if let Some(cursor) = cursor {
-            let key = format::user_key(cursor);
+        if let Some(key) = cursor {
             if self.reverse {
                 left.upper = left.upper.min(key);
             } else {
@@ -206,11 +218,20 @@ pub(crate) struct Page<T> {
 /// An entry as the comparison of two copies sees it, tombstones included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EntryHash {
+    /// As it is stored: the byte of its keyspace, then the key.
     pub(crate) key: Bytes,
     pub(crate) version: Version,
     pub(crate) tombstone: bool,
     /// xxh3-128 of key, version, tombstone and value.
     pub(crate) hash: u128,
+}
+
+/// An entry that the engine keeps for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InternalEntry {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    pub(crate) version: Version,
 }
 
 impl StoreSnapshot {
@@ -227,21 +248,52 @@ impl StoreSnapshot {
         max_bytes: usize,
     ) -> Result<Page<Entry>, StoreError> {
         let mut room = max_bytes;
-        self.visit(range, cursor, max_entries, true, |key, head, value| {
+        let left = range.after(cursor.map(format::user_key));
+        let mut page = self.visit(&left, max_entries, true, |key, head, value| {
             if head.tombstone {
-                return None;
+                return Ok(None);
             }
+            let key = self.in_place(format::strip_user_key(key))?;
             room = room.saturating_sub(key.len() + value.len());
             let entry = Entry {
                 key: Bytes::copy_from_slice(key),
                 value: Bytes::copy_from_slice(value),
                 version: self.version(head.seq),
             };
-            Some((entry, room > 0))
-        })
+            Ok(Some((entry, room > 0)))
+        })?;
+        if page.cursor.is_some() {
+            page.cursor = page.entries.last().map(|entry| entry.key.clone());
+        }
+        Ok(page)
     }
 
-    /// Like [`StoreSnapshot::page`], with tombstones, and a hash for each value. Leaves the block cache alone.
+    /// What the engine keeps for itself, in the order of its keys, deleted entries left out.
+    ///
+    /// # Errors
+    /// As [`StoreSnapshot::page`].
+    pub(crate) fn internal_entries(&self) -> Result<Vec<InternalEntry>, StoreError> {
+        let all = ScanRange::upward(INTERNAL_RANGE);
+        let page = self.visit(&all, usize::MAX, true, |key, head, value| {
+            if head.tombstone {
+                return Ok(None);
+            }
+            let entry = InternalEntry {
+                key: Bytes::copy_from_slice(self.in_place(format::strip_internal_key(key))?),
+                value: Bytes::copy_from_slice(value),
+                version: self.version(head.seq),
+            };
+            Ok(Some((entry, true)))
+        })?;
+        Ok(page.entries)
+    }
+
+    fn in_place<'a>(&self, key: Option<&'a [u8]>) -> Result<&'a [u8], StoreError> {
+        key.ok_or_else(|| StoreError::damaged(self.dir(), "a key is not in its place"))
+    }
+
+    /// Like [`StoreSnapshot::page`], with tombstones, and a hash for each value. Keys, also that of the cursor, are as they
+    /// are stored. Leaves the block cache alone.
     ///
     /// # Errors
     /// As [`StoreSnapshot::page`].
@@ -253,7 +305,8 @@ impl StoreSnapshot {
         max_bytes: usize,
     ) -> Result<Page<EntryHash>, StoreError> {
         let mut room = max_bytes;
-        self.visit(range, cursor, max_entries, false, |key, head, value| {
+        let left = range.after(cursor.map(<[u8]>::to_vec));
+        self.visit(&left, max_entries, false, |key, head, value| {
             room = room.saturating_sub(key.len() + size_of::<EntryHash>());
             let version = self.version(head.seq);
             let entry = EntryHash {
@@ -262,20 +315,19 @@ impl StoreSnapshot {
                 tombstone: head.tombstone,
                 hash: entry_hash(key, version, head.tombstone, value),
             };
-            Some((entry, room > 0))
+            Ok(Some((entry, room > 0)))
         })
     }
 
-    /// Calls `take` for each entry in order; it says what to keep of it, and whether there is room for more.
+    /// Calls `take` for each entry, by its stored key, in order; it says what to keep of it, and whether there is room for
+    /// more. The cursor is a stored key, too.
     fn visit<T>(
         &self,
-        range: &ScanRange,
-        cursor: Option<&[u8]>,
+        left: &ScanRange,
         max_entries: usize,
         fill_cache: bool,
-        mut take: impl FnMut(&[u8], ValueHead, &[u8]) -> Option<(T, bool)>,
+        mut take: impl FnMut(&[u8], ValueHead, &[u8]) -> Result<Option<(T, bool)>, StoreError>,
     ) -> Result<Page<T>, StoreError> {
-        let left = range.after(cursor);
         let mut page = Page {
             entries: Vec::new(),
             cursor: None,
@@ -295,11 +347,9 @@ impl StoreSnapshot {
                 iter.seek_to_first();
             }
             let max_entries = max_entries.max(1);
-            while let Some((stored_key, stored)) = iter.item() {
-                let key = format::strip_user_key(stored_key)
-                    .ok_or_else(|| StoreError::damaged(self.dir(), "a key is not in its place"))?;
+            while let Some((key, stored)) = iter.item() {
                 let (head, value) = take_apart(self.dir(), stored)?;
-                if let Some((entry, more)) = take(key, head, value) {
+                if let Some((entry, more)) = take(key, head, value)? {
                     page.entries.push(entry);
                     if !more || page.entries.len() >= max_entries {
                         page.cursor = Some(Bytes::copy_from_slice(key));

@@ -106,7 +106,7 @@ impl Drive {
                 160..192 => Event::Operator(Operator::Pause),
                 192..224 => Event::Operator(Operator::Resume),
                 _ => Event::Operator(Operator::SetLimits(Limits {
-                    rate_bytes_per_s: (how % 2 == 0).then_some(None),
+                    rate_bytes_per_s: how.is_multiple_of(2).then_some(None),
                     pause_max_ms: Some(u64::from(how % 16)),
                 })),
             },

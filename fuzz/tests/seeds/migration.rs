@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use watershed_migration::messages::{
     Condition, EntryVersion, Envelope, Expect, FileInfo, Manifest, RefusedKind, Request, Response,
-    SourceState, TargetState,
+    SessionMark, SourceState, TargetState,
 };
 use watershed_migration::{
     Attempt, CERTIFICATE_VERSION, Certificate, Claim, DriverTerm, MigrationConfig,
     MigrationCoordinator, MigrationId, MigrationRecord, NodeId, Party, Phase, PhaseChange,
-    PlacementRecord, Revision, SafetyPolicy, SourceMarks, TargetMarks,
+    PlacementRecord, Revision, SafetyPolicy, SessionId, SourceMarks, TargetMarks,
 };
 use watershed_wal::{
     Durability, Epoch, InstanceId, LogDigest, Seq, SeqRange, ShardId, Term, TermStart,
@@ -215,6 +215,16 @@ fn requests() -> Vec<Request> {
                 key: Bytes::from_static(b"key"),
                 expect: Expect::Version(EntryVersion::default()),
             }],
+            deadline_ms: 100,
+            session: Some(SessionMark {
+                session: SessionId(5),
+                number: 2,
+                low_water: 1,
+            }),
+        },
+        Request::OpenSession {
+            shard: ShardId(1),
+            session: SessionId(5),
             deadline_ms: 100,
         },
         Request::Get {

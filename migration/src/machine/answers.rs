@@ -186,8 +186,10 @@ impl Machine {
             Some(_) => {}
             None if free_bytes < self.facts.bytes_estimate => {
                 let needed = self.facts.bytes_estimate;
+                let target = &self.progress.target;
                 self.trouble(format!(
-                    "the target has {free_bytes} bytes free, the copy needs about {needed}: make room"
+                    "node {target} has {free_bytes} bytes to spare, and the copy needs about {needed}: make room there, \
+                     or name another target"
                 ));
                 return Signal::Hopeless;
             }

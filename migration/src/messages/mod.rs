@@ -40,7 +40,7 @@ mod wire;
 
 use thiserror::Error;
 
-pub use data::{Condition, DataEntry, EntryVersion, Expect, ScanBound, ScanRequest};
+pub use data::{Condition, DataEntry, EntryVersion, Expect, ScanBound, ScanRequest, SessionMark};
 pub use request::{Envelope, Manifest, Request};
 pub use response::{FileInfo, PageEntry, Refused, RefusedKind, Response, SourceState, TargetState};
 

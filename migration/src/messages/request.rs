@@ -8,12 +8,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use watershed_wal::{Durability, Epoch, InstanceId, LogDigest, Seq, SeqRange, ShardId, TermStart};
 
-use super::data::{Condition, ScanRequest};
+use super::data::{Condition, ScanRequest, SessionMark};
 use super::response::FileInfo;
 use super::{WireError, wire};
 use crate::config::MigrationConfig;
 use crate::evidence::{SourceMarks, TargetMarks};
-use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Revision};
+use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Revision, SessionId};
 
 /// On whose behalf a command is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -221,6 +221,11 @@ pub enum Request {
         /// The most entries.
         limit: u32,
     },
+    /// To any node: what do you have of this shard, and what room? Changes nothing. -> `Surveyed`
+    Survey {
+        /// The shard.
+        shard: ShardId,
+    },
     /// To the owner: write this. -> `Written`, `ConditionFailed` or `Moved`
     Write {
         /// The shard.
@@ -233,6 +238,18 @@ pub enum Request {
         durability: Durability,
         /// What must hold for it to happen.
         conditions: Vec<Condition>,
+        /// How long the sender waits, in milliseconds; 0 is for ever.
+        deadline_ms: u64,
+        /// Which write of which session it is; `None`: it is never sent again once it may have been carried out.
+        session: Option<SessionMark>,
+    },
+    /// To the owner: open a session of this new id. Sent once; who gets no answer opens another, since an id that
+    /// comes back late would bring back a session without what it knew. -> `SessionOpened` or `Moved`
+    OpenSession {
+        /// The shard.
+        shard: ShardId,
+        /// The session's id: random, never used before.
+        session: SessionId,
         /// How long the sender waits, in milliseconds; 0 is for ever.
         deadline_ms: u64,
     },
@@ -302,7 +319,11 @@ impl Request {
             | Self::BecomeOwner { env, .. }
             | Self::DiscardTarget { env }
             | Self::ComparePage { env, .. } => Some(env),
-            Self::Write { .. } | Self::Get { .. } | Self::Scan { .. } => None,
+            Self::Survey { .. }
+            | Self::Write { .. }
+            | Self::OpenSession { .. }
+            | Self::Get { .. }
+            | Self::Scan { .. } => None,
         }
     }
 
@@ -310,9 +331,11 @@ impl Request {
     #[must_use]
     pub const fn shard(&self) -> ShardId {
         match self {
-            Self::Write { shard, .. } | Self::Get { shard, .. } | Self::Scan { shard, .. } => {
-                *shard
-            }
+            Self::Survey { shard }
+            | Self::Write { shard, .. }
+            | Self::OpenSession { shard, .. }
+            | Self::Get { shard, .. }
+            | Self::Scan { shard, .. } => *shard,
             _ => match self.envelope() {
                 Some(env) => env.shard,
                 None => panic!("a request without an envelope is one of data"),
@@ -346,7 +369,9 @@ impl Request {
             Self::BecomeOwner { .. } => "BecomeOwner",
             Self::DiscardTarget { .. } => "DiscardTarget",
             Self::ComparePage { .. } => "ComparePage",
+            Self::Survey { .. } => "Survey",
             Self::Write { .. } => "Write",
+            Self::OpenSession { .. } => "OpenSession",
             Self::Get { .. } => "Get",
             Self::Scan { .. } => "Scan",
         }

@@ -147,6 +147,15 @@ pub enum RefusedKind {
     Unsupported,
     /// It failed for a reason of the node's own, as the message says; trying again may help.
     Failed,
+    /// A write that was taken: it may have been carried out, or still be. Every other refusal of a write says that this
+    /// request was not; it says nothing of the same write sent before.
+    OutcomeUnknown,
+    /// The shard knows no such session (any more): open another.
+    UnknownSession,
+    /// The number of a write is not above what its client said to have settled.
+    Settled,
+    /// Too many writes of the session are not settled: raise its low-water mark.
+    SessionFull,
 }
 
 /// An answer. The doc of each names the request it answers.
@@ -260,6 +269,15 @@ pub enum Response {
         /// No more follow.
         done: bool,
     },
+    /// `Survey`.
+    Surveyed {
+        /// The version of the node's program, in words.
+        version: String,
+        /// Bytes of its disk that a copy may take.
+        free_bytes: u64,
+        /// About how many bytes its copy of the shard has; `None` where it does not own the shard.
+        owned_bytes: Option<u64>,
+    },
     /// `Write`.
     Written {
         /// The version it made.
@@ -271,6 +289,13 @@ pub enum Response {
         index: u32,
         /// What the key holds; `None` when it has no value.
         found: Option<EntryVersion>,
+    },
+    /// `OpenSession`: it can be used.
+    SessionOpened {
+        /// The version of the write that opened it.
+        version: EntryVersion,
+        /// The most writes that the session may have above its low-water mark.
+        in_flight_max: u32,
     },
     /// `Get`: one for each key, in its order.
     Values(Vec<Option<(Bytes, EntryVersion)>>),
@@ -345,8 +370,10 @@ impl Response {
             Self::Verified(_) => "Verified",
             Self::Serving { .. } => "Serving",
             Self::Page { .. } => "Page",
+            Self::Surveyed { .. } => "Surveyed",
             Self::Written { .. } => "Written",
             Self::ConditionFailed { .. } => "ConditionFailed",
+            Self::SessionOpened { .. } => "SessionOpened",
             Self::Values(_) => "Values",
             Self::Entries { .. } => "Entries",
             Self::Moved { .. } => "Moved",

@@ -117,6 +117,7 @@ pub(crate) fn is_name(field: &FieldDescriptor) -> bool {
             "target_instance",
             "from_instance",
             "id",
+            "session",
         ],
         Kind::String => &["target", "source", "owner", "driver", "node", "followers"],
         _ => &[],

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use watershed_migration::messages::{
     Condition, DataEntry, EntryVersion, Envelope, Expect, FileInfo, Manifest, PageEntry, Refused,
-    RefusedKind, Request, Response, ScanBound, ScanRequest, SourceState, TargetState,
+    RefusedKind, Request, Response, ScanBound, ScanRequest, SessionMark, SourceState, TargetState,
 };
 use watershed_migration::{
     Attempt, Certificate, DriverTerm, Frozen, MigrationConfig, MigrationId, MigrationRecord,
-    NodeId, Party, Phase, PlacementRecord, Proof, Revision, SafetyPolicy, SourceMarks, TargetMarks,
+    NodeId, Party, Phase, PlacementRecord, Proof, Revision, SafetyPolicy, SessionId, SourceMarks,
+    TargetMarks,
 };
 use watershed_wal::{
     Durability, Epoch, InstanceId, LogDigest, Seq, SeqRange, ShardId, Term, TermStart,
@@ -69,6 +70,7 @@ fn config() -> MigrationConfig {
         catch_up_lag: 513,
         hold: true,
         rate_bytes_per_s: Some(1 << 20),
+        adaptive_percent: None,
         hold_bytes: 1 << 31,
         hold_ms: 86_400_001,
     }
@@ -221,6 +223,10 @@ fn steered() -> PlacementRecord {
         cutover_asked: true,
         cleanup_asked: true,
         paused: true,
+        config: MigrationConfig {
+            adaptive_percent: Some(95),
+            ..config()
+        },
         ..migration
     });
     record
@@ -330,14 +336,16 @@ fn to_the_target() -> Vec<Request> {
 }
 
 fn data() -> Vec<Request> {
-    let write = |durability, conditions| Request::Write {
+    let write = |durability, conditions, session| Request::Write {
         shard: ShardId(3),
         epoch: Epoch(6),
         body: bytes("a batch"),
         durability,
         conditions,
         deadline_ms: 5_000,
+        session,
     };
+    let session = SessionId(id(0x5e));
     let condition = |key, expect| Condition {
         key: bytes(key),
         expect,
@@ -359,14 +367,30 @@ fn data() -> Vec<Request> {
                 condition("k1", Expect::Absent),
                 condition("k2", Expect::Version(version(8))),
             ],
+            None,
         ),
-        write(Durability::Buffered, vec![]),
+        write(Durability::Buffered, vec![], None),
         Request::Get {
             shard: ShardId(3),
             keys: vec![bytes("k1"), bytes(""), bytes("k3")],
         },
         scan(ScanBound::Open, ScanBound::Included(bytes("to")), true),
         scan(ScanBound::Excluded(bytes("")), ScanBound::Open, false),
+        write(
+            Durability::Sync,
+            vec![],
+            Some(SessionMark {
+                session,
+                number: 95,
+                low_water: 94,
+            }),
+        ),
+        Request::OpenSession {
+            shard: ShardId(3),
+            session,
+            deadline_ms: 96_000,
+        },
+        Request::Survey { shard: ShardId(3) },
     ]
 }
 
@@ -521,6 +545,7 @@ fn of_the_target() -> Vec<Response> {
 }
 
 fn of_data() -> Vec<Response> {
+    let refusal = |kind| Response::refused(kind, "why this write was not taken");
     vec![
         Response::Written {
             version: version(80),
@@ -550,8 +575,21 @@ fn of_data() -> Vec<Response> {
             owner: node("node-t"),
             epoch: Epoch(92),
         },
+        Response::Surveyed {
+            version: "1.2.3".into(),
+            free_bytes: 93 << 30,
+            owned_bytes: Some(94 << 20),
+        },
         Response::NotActivated {
             record: Box::new(steered()),
         },
+        Response::SessionOpened {
+            version: version(97),
+            in_flight_max: 98,
+        },
+        refusal(RefusedKind::OutcomeUnknown),
+        refusal(RefusedKind::UnknownSession),
+        refusal(RefusedKind::Settled),
+        refusal(RefusedKind::SessionFull),
     ]
 }

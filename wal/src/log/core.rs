@@ -13,6 +13,7 @@ use crate::format::notes::LocalNote;
 use crate::options::LogOptions;
 use crate::storage::Storage;
 use crate::sync::{Condvar, Instant, Mutex, MutexGuard, lock, wait};
+use crate::times::TimeCounts;
 use crate::words::Durability;
 
 #[derive(Debug, Default)]
@@ -22,11 +23,13 @@ pub(crate) struct Metrics {
     pub(crate) records: AtomicU64,
     /// Microseconds, smoothed over about eight syncs.
     pub(crate) sync_us: AtomicU64,
+    pub(crate) sync_times: TimeCounts,
 }
 
 impl Metrics {
     pub(crate) fn synced(&self, took: Duration) {
         self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.sync_times.note(took);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let before = self.sync_us.load(Ordering::Relaxed);
         let smoothed = if before == 0 {

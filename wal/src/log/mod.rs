@@ -259,6 +259,7 @@ impl Log {
             limit: self.core().options.limit_bytes,
             syncs: metrics.syncs.load(Ordering::Relaxed),
             sync_latency_us: metrics.sync_us.load(Ordering::Relaxed),
+            sync_times: metrics.sync_times.read(),
             frames: metrics.frames.load(Ordering::Relaxed),
             records: metrics.records.load(Ordering::Relaxed),
             pending_bytes: crate::codec::len64(state.pending.bytes),

@@ -124,7 +124,7 @@ impl State {
         loop {
             let key = Bytes::from(format!("boundary/{shard}/{:06}", self.next));
             self.next += 1;
-            if sender.engine.shard_of(&key) == shard {
+            if sender.data.shard_of(&key) == shard {
                 return key;
             }
         }

@@ -9,6 +9,7 @@ use super::cluster::{Cluster, Move};
 use super::oracle::{Finding, Oracle};
 use crate::cli::failure::Failure;
 use crate::cli::output::thousands;
+use crate::cli::place::Data;
 use crate::cli::progress::Work;
 use crate::{ScanOptions, ShardId};
 
@@ -61,22 +62,36 @@ pub(super) fn check(
         let left = cluster.copies(step.source, step.shard)?;
         checked.misplaced += u64::from(!served) + u64::try_from(left).unwrap_or(u64::MAX);
     }
+    // A shard that nobody hosts is read through any node, whose error then says so.
+    let owner =
+        |shard: ShardId| -> &dyn Data { cluster.engine(owners.get(&shard).copied().unwrap_or(0)) };
+    contents(cluster.engine(0), owner, oracle, &mut checked, work)?;
+    Ok(checked)
+}
+
+/// Reads every key from `owner` of its shard, and scans everything through `any`.
+pub(super) fn contents<'a>(
+    any: &dyn Data,
+    owner: impl Fn(ShardId) -> &'a dyn Data,
+    oracle: &Oracle,
+    checked: &mut Checked,
+    work: &Work,
+) -> Result<(), Failure> {
     let mut pages: HashMap<ShardId, Vec<Bytes>> = HashMap::new();
     for key in oracle.keys() {
-        let shard = cluster.engine(0).shard_of(key);
+        let shard = any.shard_of(key);
         let page = pages.entry(shard).or_default();
         page.push(key.clone());
         if page.len() == PAGE {
             let page = std::mem::take(page);
-            read(cluster, &owners, shard, page, oracle, &mut checked)?;
+            read(owner(shard), page, oracle, checked)?;
             work.now(|| format!("{} keys read", thousands(checked.keys)));
         }
     }
     for (shard, page) in pages {
-        read(cluster, &owners, shard, page, oracle, &mut checked)?;
+        read(owner(shard), page, oracle, checked)?;
     }
-    scan(cluster, oracle, &mut checked, work)?;
-    Ok(checked)
+    scan(any, oracle, checked, work)
 }
 
 /// Which node hosts each shard.
@@ -97,16 +112,12 @@ fn owners(cluster: &Cluster) -> HashMap<ShardId, usize> {
 }
 
 fn read(
-    cluster: &Cluster,
-    owners: &HashMap<ShardId, usize>,
-    shard: ShardId,
+    owner: &dyn Data,
     keys: Vec<Bytes>,
     oracle: &Oracle,
     checked: &mut Checked,
 ) -> Result<(), Failure> {
-    // A shard that nobody hosts is read through any node, whose error then says so.
-    let node = owners.get(&shard).copied().unwrap_or(0);
-    let found = cluster.engine(node).multi_get(keys.clone()).wait()?;
+    let found = owner.multi_get(&keys).wait()?;
     for (key, found) in keys.iter().zip(found) {
         let found = found
             .as_ref()
@@ -121,13 +132,13 @@ fn read(
 
 /// Every entry of every shard. What is wrong with a known key was counted when it was read; here unknown keys are.
 fn scan(
-    cluster: &Cluster,
+    any: &dyn Data,
     oracle: &Oracle,
     checked: &mut Checked,
     work: &Work,
 ) -> Result<(), Failure> {
     let known: std::collections::HashSet<&Bytes> = oracle.keys().collect();
-    for entry in cluster.engine(0).scan(ScanOptions::all()) {
+    for entry in any.scan(ScanOptions::all()) {
         let entry = entry?;
         let finding = oracle.judge(&entry.key, Some((&entry.value, entry.version)));
         if finding == Finding::Right {

@@ -109,17 +109,21 @@ impl Cluster {
 
     /// How many directories of `shard` a node still has.
     pub(super) fn copies(&self, node: usize, shard: ShardId) -> Result<usize, Failure> {
-        let dir = self.root.join(self.name(node)).join("shards");
-        let prefix = format!("{shard}-");
-        let listed =
-            std::fs::read_dir(&dir).map_err(|error| Failure::file("read", &dir, &error))?;
-        let mut copies = 0;
-        for entry in listed {
-            let entry = entry.map_err(|error| Failure::file("read", &dir, &error))?;
-            copies += usize::from(entry.file_name().to_string_lossy().starts_with(&prefix));
-        }
-        Ok(copies)
+        copies(&self.root.join(self.name(node)), shard)
     }
+}
+
+/// How many directories of `shard` the engine in `dir` has.
+pub(super) fn copies(dir: &Path, shard: ShardId) -> Result<usize, Failure> {
+    let dir = dir.join("shards");
+    let prefix = format!("{shard}-");
+    let listed = std::fs::read_dir(&dir).map_err(|error| Failure::file("read", &dir, &error))?;
+    let mut copies = 0;
+    for entry in listed {
+        let entry = entry.map_err(|error| Failure::file("read", &dir, &error))?;
+        copies += usize::from(entry.file_name().to_string_lossy().starts_with(&prefix));
+    }
+    Ok(copies)
 }
 
 /// A directory for the demo: a new or an empty one.
@@ -138,7 +142,7 @@ pub(super) fn fresh_dir(dir: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(dir).map_err(|error| failed(&error))
 }
 
-fn name(index: u32) -> String {
+pub(super) fn name(index: u32) -> String {
     let letter = u8::try_from(index)
         .ok()
         .and_then(|index| b'a'.checked_add(index));
@@ -148,7 +152,7 @@ fn name(index: u32) -> String {
     )
 }
 
-fn share(mut hosted: Vec<Vec<ShardId>>, target: usize) -> Vec<Move> {
+pub(super) fn share(mut hosted: Vec<Vec<ShardId>>, target: usize) -> Vec<Move> {
     let shards: usize = hosted.iter().map(Vec::len).sum();
     let wanted = (shards / (hosted.len() + 1)).max(1).min(shards);
     let mut moves = Vec::new();

@@ -5,6 +5,7 @@
 //! writers.rs   insert, update, delete, read back     boundary.rs  writes submitted at each change of phase
 //! oracle.rs    what must be true of each key         check.rs     whether it is, after everything was re-opened
 //! tally.rs     counts shared by all                  report.rs    what a person and a program are told
+//! processes/   the same with nodes that are processes, and one of them killed
 //! ```
 //!
 //! It goes through the public API only. The oracle knows what was acknowledged and nothing else.
@@ -14,6 +15,7 @@ mod check;
 mod cluster;
 mod movers;
 mod oracle;
+mod processes;
 mod report;
 mod tally;
 mod writers;
@@ -32,13 +34,14 @@ use super::documents::{Document, Documents};
 use super::failure::Failure;
 use super::load::{Loaded, load, runtime};
 use super::output::{Answer, Output, thousands};
+use super::place::Data;
 use super::progress::Watch;
 use crate::Version;
 use crate::migration::anti_entropy::migration_warning_if_ae_disabled;
 use crate::migration::{MigrationConfig, MigrationCoordinator, SafetyPolicy};
 use boundary::Boundary;
 use cluster::{Cluster, Move};
-use movers::Moving;
+use movers::{Mover, Moves, Moving};
 use oracle::Oracle;
 use report::Report;
 use tally::{Period, Tally};
@@ -48,6 +51,8 @@ use writers::{Owned, Sender, Writer, Wrote};
 const GRACE_MS: u64 = 2_000;
 /// Documents that are made up where no input is given.
 const MADE_UP: u64 = 50_000;
+
+pub(super) use processes::Kill;
 
 pub(super) fn run(args: &DemoArgs, output: &Output) -> Result<Answer, Failure> {
     let config = MigrationConfig {
@@ -94,7 +99,11 @@ pub(super) fn run(args: &DemoArgs, output: &Output) -> Result<Answer, Failure> {
         root,
         runtime: runtime()?,
     };
-    let mut report = demo.run(documents)?;
+    let mut report = if args.processes {
+        processes::run(&demo, documents)?
+    } else {
+        demo.run(documents)?
+    };
     report.warning = warning;
     Ok(report.answer(args))
 }
@@ -153,6 +162,7 @@ impl Demo<'_> {
             reads: wrote.reads,
             stale_reads: wrote.stale_reads,
             checked,
+            kills: Vec::new(),
             warning: None,
         })
     }
@@ -165,9 +175,10 @@ impl Demo<'_> {
         tally: &Arc<Tally>,
     ) -> Result<Written, Failure> {
         cluster.spread(self.args.nodes as usize).await?;
-        let (loaded, facts) = self.load(cluster, documents).await?;
+        let (loaded, facts) = self.load(cluster.engine(0), documents).await?;
         let moves = cluster.plan();
-        self.say_plan(cluster, &loaded, &moves);
+        let target = cluster.name(cluster.engines().len() - 1);
+        self.say_plan(target, &loaded, &moves);
         let mut moving = Vec::new();
         for step in &moves {
             let sender = self.sender(cluster, step.source, tally);
@@ -177,23 +188,17 @@ impl Demo<'_> {
                 boundary: Arc::new(boundary),
             });
         }
-        let writers = self.start_writers(cluster, facts, tally);
-        let outcome = self.moves(cluster, &moving, tally).await;
-        tally.stop();
-        let mut wrote = Wrote::default();
-        let mut stopped = Ok(());
-        for writer in writers {
-            match writer
-                .await
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-            {
-                Ok(theirs) => wrote.merge(theirs),
-                Err(failure) => stopped = Err(failure),
-            }
-        }
-        // A writer's error comes first: it is what stopped the moves.
-        stopped?;
-        let outcome = outcome?;
+        let nodes = cluster.engines().len();
+        let writers = self.start_writers(facts, tally, |writer| {
+            self.sender(cluster, writer % nodes, tally)
+        });
+        let mover = |moving: &Moving| -> (Move, Box<dyn Moves>) {
+            let mover = Mover::new(cluster, moving, &self.config, tally, &self.watch);
+            (moving.step, Box::new(mover))
+        };
+        let movers = moving.iter().map(mover).collect();
+        let outcome = self.moves(movers, tally).await;
+        let (mut wrote, outcome) = stop_writers(writers, outcome, tally).await?;
         for moving in &moving {
             wrote.merge(moving.boundary.finish().await?);
         }
@@ -205,16 +210,16 @@ impl Demo<'_> {
         })
     }
 
-    /// Writes the documents through the first node and remembers the last value and version of each key.
+    /// Writes the documents and remembers the last value and version of each key.
     async fn load(
         &self,
-        cluster: &Cluster,
+        data: &dyn Data,
         documents: impl Iterator<Item = Result<Document, Failure>>,
     ) -> Result<(Loaded, Facts), Failure> {
         let work = self.watch.work("loading");
         let mut facts = Facts::new();
         let loaded = load(
-            cluster.engine(0),
+            data,
             documents,
             self.args.durability.into(),
             &work,
@@ -227,7 +232,7 @@ impl Demo<'_> {
 
     fn sender(&self, cluster: &Cluster, node: usize, tally: &Arc<Tally>) -> Sender {
         Sender {
-            engine: cluster.engine(node).clone(),
+            data: Arc::new(cluster.engine(node).clone()),
             durability: self.args.durability.into(),
             tally: tally.clone(),
         }
@@ -236,9 +241,9 @@ impl Demo<'_> {
     /// Deals the documents out to the writers; each writes through one of the nodes, whichever owns the key's shard.
     fn start_writers(
         &self,
-        cluster: &Cluster,
         facts: Facts,
         tally: &Arc<Tally>,
+        sender: impl Fn(usize) -> Sender,
     ) -> Vec<JoinHandle<Result<Wrote, Failure>>> {
         let count = self.args.writers as usize;
         let mut parts: Vec<(Vec<Owned>, Oracle)> = (0..count).map(|_| Default::default()).collect();
@@ -248,8 +253,7 @@ impl Demo<'_> {
             owned.push(Owned { key, document });
         }
         let start = |(number, (owned, oracle)): (u32, (Vec<Owned>, Oracle))| {
-            let node = number as usize % cluster.engines().len();
-            let writer = Writer::new(number, self.sender(cluster, node, tally), owned, oracle);
+            let writer = Writer::new(number, sender(number as usize), owned, oracle);
             let tally = tally.clone();
             tokio::spawn(async move {
                 let wrote = writer.run().await;
@@ -266,8 +270,7 @@ impl Demo<'_> {
     /// Lets the writers run alone for a while, to measure them, then moves the shards.
     async fn moves(
         &self,
-        cluster: &Cluster,
-        moving: &[Moving],
+        movers: Vec<(Move, Box<dyn Moves>)>,
         tally: &Arc<Tally>,
     ) -> Result<movers::Outcome, Failure> {
         let alone = (self.args.writes / 20).clamp(500, 20_000);
@@ -276,21 +279,12 @@ impl Demo<'_> {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let ticking = tokio::spawn(tick(tally.clone(), work));
-        let outcome = movers::run(
-            cluster,
-            moving,
-            &self.config,
-            tally,
-            &self.watch,
-            self.args.writes,
-        )
-        .await;
+        let outcome = movers::run(movers, tally, self.args.writes).await;
         ticking.abort();
         outcome
     }
 
-    fn say_plan(&self, cluster: &Cluster, loaded: &Loaded, moves: &[Move]) {
-        let target = cluster.name(cluster.engines().len() - 1);
+    fn say_plan(&self, target: &str, loaded: &Loaded, moves: &[Move]) {
         self.watch.say(&format!(
             "{} documents loaded; moving {} of {} shards to node {target} under {} writers",
             thousands(loaded.documents),
@@ -310,6 +304,28 @@ impl Demo<'_> {
         closed?;
         Ok(checked)
     }
+}
+
+/// Ends the writers, and gives what they wrote. A writer's error comes first: it is what stopped the moves.
+async fn stop_writers(
+    writers: Vec<JoinHandle<Result<Wrote, Failure>>>,
+    outcome: Result<movers::Outcome, Failure>,
+    tally: &Tally,
+) -> Result<(Wrote, movers::Outcome), Failure> {
+    tally.stop();
+    let mut wrote = Wrote::default();
+    let mut stopped = Ok(());
+    for writer in writers {
+        match writer
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        {
+            Ok(theirs) => wrote.merge(theirs),
+            Err(failure) => stopped = Err(failure),
+        }
+    }
+    stopped?;
+    Ok((wrote, outcome?))
 }
 
 /// Shows how many writes are acknowledged, until it is aborted.

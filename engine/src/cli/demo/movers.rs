@@ -14,12 +14,12 @@ use crate::cli::output::{bytes, micros, thousands};
 use crate::cli::progress::Watch;
 use crate::migration::machine::Progress;
 use crate::migration::{Certificate, MigrationConfig, Phase};
-use crate::{Engine, Error, Migration};
+use crate::{BoxFuture, Engine, Error, Migration, ShardId};
 
 /// Moves that start together.
 const TOGETHER: usize = 2;
 /// How often a move is tried again with twice the pause: up to eight times what was asked for.
-const LONGER_PAUSES: u32 = 3;
+pub(super) const LONGER_PAUSES: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A move and what observes it.
@@ -44,13 +44,19 @@ pub(super) struct Outcome {
     pub(super) time: Duration,
 }
 
+/// What moves one shard.
+pub(super) trait Moves: Send {
+    /// Starts the move; it is over when the target serves.
+    fn serve(&mut self) -> BoxFuture<'_, Result<Certificate, Failure>>;
+
+    /// Over when the old copy is gone; gives how the migration went.
+    fn finish(&mut self) -> BoxFuture<'_, Result<Progress, Failure>>;
+}
+
 /// Runs all moves to the end of their Cleanup. Stops early, without an error of its own, where the writers stopped.
 pub(super) async fn run(
-    cluster: &Cluster,
-    moves: &[Moving],
-    config: &MigrationConfig,
+    moves: Vec<(Move, Box<dyn Moves>)>,
     tally: &Arc<Tally>,
-    watch: &Watch,
     writes: u64,
 ) -> Result<Outcome, Failure> {
     let started = Instant::now();
@@ -59,29 +65,30 @@ pub(super) async fn run(
     let together = if moves.len() <= TOGETHER { 1 } else { TOGETHER };
     let last = u64::try_from(moves.len().div_ceil(together).max(2) - 1).unwrap_or(u64::MAX);
     let mut serving = Vec::new();
-    for (pair, moves) in (0u64..).zip(moves.chunks(together)) {
+    for (number, (step, mut mover)) in (0u64..).zip(moves) {
+        let pair = number / together as u64;
         until_acknowledged(tally, writes.saturating_mul(pair) / last).await;
-        for moving in moves {
-            let mover = Mover::new(cluster, moving, config, tally, watch);
-            serving.push((moving.step, tokio::spawn(mover.serve())));
-        }
+        let served = tokio::spawn(async move {
+            let certificate = mover.serve().await;
+            (mover, certificate)
+        });
+        serving.push((step, served));
     }
     let mut finishing = Vec::new();
     for (step, served) in serving {
-        let (migration, certificate) = served
+        let (mover, certificate) = served
             .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        finishing.push((step, migration, certificate));
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        finishing.push((step, mover, certificate?));
     }
     let time = started.elapsed();
     tally.set_period(Period::After);
     let mut moved = Vec::new();
-    for (step, migration, certificate) in finishing {
-        migration.finished_async().await?;
+    for (step, mut mover, certificate) in finishing {
         moved.push(Moved {
             step,
             certificate,
-            progress: migration.progress(),
+            progress: mover.finish().await?,
         });
     }
     // One move alone starts at once and may end before all writes are in.
@@ -98,8 +105,8 @@ async fn until_acknowledged(tally: &Tally, count: u64) {
     }
 }
 
-/// What starts one move, and starts it again where it was given up.
-struct Mover {
+/// What starts one move between engines of this process, and starts it again where it was given up.
+pub(super) struct Mover {
     engine: Engine,
     step: Move,
     to: String,
@@ -107,10 +114,12 @@ struct Mover {
     config: MigrationConfig,
     observer: Arc<dyn Fn(&Progress) + Send + Sync>,
     watch: Watch,
+    /// Once it has moved the shard.
+    migration: Option<Migration>,
 }
 
 impl Mover {
-    fn new(
+    pub(super) fn new(
         cluster: &Cluster,
         moving: &Moving,
         config: &MigrationConfig,
@@ -144,12 +153,13 @@ impl Mover {
             config: config.clone(),
             observer: Arc::new(observer),
             watch: watch.clone(),
+            migration: None,
         }
     }
 
     /// Moves the shard; returns when the target serves, and says so. On a machine where no attempt fits into the pause
     /// it tries again with a longer one, as an operator would, and says that, too.
-    async fn serve(mut self) -> Result<(Migration, Certificate), Error> {
+    async fn move_it(&mut self) -> Result<Certificate, Failure> {
         let shard = self.step.shard;
         for _ in 0..LONGER_PAUSES {
             match self.once().await {
@@ -160,13 +170,13 @@ impl Mover {
                         self.names, self.config.pause_max_ms
                     ));
                 }
-                ended => return ended,
+                ended => return Ok(ended?),
             }
         }
-        self.once().await
+        Ok(self.once().await?)
     }
 
-    async fn once(&self) -> Result<(Migration, Certificate), Error> {
+    async fn once(&mut self) -> Result<Certificate, Error> {
         let migration = self
             .engine
             .migrate(self.step.shard)
@@ -175,16 +185,34 @@ impl Mover {
             .observer(self.observer.clone())
             .start()?;
         let certificate = migration.clone().await?;
-        let size: u64 = certificate.files.iter().map(|file| file.len).sum();
-        let pause = certificate
-            .pause_us
-            .map_or_else(|| "of unknown length".to_owned(), micros);
-        self.watch.say(&format!(
-            "shard {:>3} {}: {} copied, pause {pause}",
-            self.step.shard,
-            self.names,
-            bytes(size)
-        ));
-        Ok((migration, certificate))
+        say_moved(&self.watch, self.step.shard, &self.names, &certificate);
+        self.migration = Some(migration);
+        Ok(certificate)
     }
+}
+
+impl Moves for Mover {
+    fn serve(&mut self) -> BoxFuture<'_, Result<Certificate, Failure>> {
+        Box::pin(self.move_it())
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<Progress, Failure>> {
+        Box::pin(async {
+            let migration = self.migration.take().ok_or(Error::Closed)?;
+            migration.finished_async().await?;
+            Ok(migration.progress())
+        })
+    }
+}
+
+/// Tells whoever watches that a shard has a new owner.
+pub(super) fn say_moved(watch: &Watch, shard: ShardId, names: &str, certificate: &Certificate) {
+    let size: u64 = certificate.files.iter().map(|file| file.len).sum();
+    let pause = certificate
+        .pause_us
+        .map_or_else(|| "of unknown length".to_owned(), micros);
+    watch.say(&format!(
+        "shard {shard:>3} {names}: {} copied, pause {pause}",
+        bytes(size)
+    ));
 }

@@ -31,7 +31,17 @@ pub(super) struct Report {
     pub(super) reads: u64,
     pub(super) stale_reads: u64,
     pub(super) checked: Checked,
+    pub(super) kills: Vec<Killed>,
     pub(super) warning: Option<&'static str>,
+}
+
+/// A process that was killed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Killed {
+    /// What it was to the migration.
+    pub(super) who: String,
+    /// Where that was.
+    pub(super) phase: String,
 }
 
 impl Report {
@@ -146,7 +156,7 @@ impl Report {
             },
             "write_latency_us": { "before": latency(before), "during": latency(during), "after": latency(after) },
             "bulk_copy_mb_s": self.bulk_copy_mb_s(),
-            "kills": [],
+            "kills": self.kills,
             "digest_match": self.digest_match(),
             // No anti-entropy pass runs in a migration with its delta pass; Cleanup's comparison is not one.
             "anti_entropy": { "passes": 0, "differences": 0, "repaired": 0 },
@@ -235,7 +245,15 @@ impl Report {
             "Writes    {} acknowledged; p50 / p99 before the moves {before},",
             thousands(self.writes_acknowledged)
         )?;
-        writeln!(page, "          during {during}, after {after}")
+        writeln!(page, "          during {during}, after {after}")?;
+        for killed in &self.kills {
+            writeln!(
+                page,
+                "Killed    the {} in phase {}, and started it again",
+                killed.who, killed.phase
+            )?;
+        }
+        Ok(())
     }
 
     fn what_was_checked(&self, page: &mut String) -> std::fmt::Result {

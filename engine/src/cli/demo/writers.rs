@@ -14,8 +14,9 @@ use super::oracle::{Finding, Oracle};
 use super::tally::{Kind, Period, Tally, may_resend};
 use crate::cli::failure::Failure;
 use crate::cli::latency::Latencies;
+use crate::cli::place::Data;
 use crate::cli::random::Random;
-use crate::{Durability, Engine, Error, Retry, Version};
+use crate::{Durability, Error, Retry, Version};
 
 /// Requests that one writer keeps in flight.
 const IN_FLIGHT: usize = 32;
@@ -51,7 +52,7 @@ pub(super) enum Outcome {
 /// Where writes go, and how.
 #[derive(Clone)]
 pub(super) struct Sender {
-    pub(super) engine: Engine,
+    pub(super) data: Arc<dyn Data>,
     pub(super) durability: Durability,
     pub(super) tally: Arc<Tally>,
 }
@@ -61,12 +62,12 @@ impl Sender {
     pub(super) async fn send(self, op: Op) -> Ended {
         let started = Instant::now();
         let period = self.tally.period();
-        self.tally.submit(self.engine.shard_of(&op.key), op.kind);
+        self.tally.submit(self.data.shard_of(&op.key), op.kind);
         let mut sends = 1;
         let outcome = loop {
             let write = match &op.value {
-                Some(value) => self.engine.put(op.key.clone(), value.clone()),
-                None => self.engine.delete(op.key.clone()),
+                Some(value) => self.data.put(&op.key, value),
+                None => self.data.delete(&op.key),
             };
             match write.durability(self.durability).await {
                 Ok(version) => {
@@ -213,7 +214,7 @@ impl Writer {
     }
 
     fn read(&mut self, owned: Owned) {
-        let read = self.sender.engine.get_versioned(owned.key.clone());
+        let read = self.sender.data.get_versioned(&owned.key);
         self.requests
             .spawn(async move { Request::Read(owned, read.await) });
     }

@@ -107,15 +107,18 @@ pub(in crate::cli) struct DrainArgs {
     /// The node that is to be emptied.
     pub(super) node: NodeId,
     /// Only show which shards would move.
-    #[arg(long, conflicts_with_all = ["no_wait", "cancel", "forget"])]
+    #[arg(long, conflicts_with_all = ["no_wait", "cancel", "forget", "finish"])]
     pub(super) dry_run: bool,
     /// Return once it is ordered; the nodes see to it by themselves.
     #[arg(long, conflicts_with = "forget")]
     pub(super) no_wait: bool,
+    /// End the grace times of its old copies too, so that it may be stopped for good.
+    #[arg(long, conflicts_with_all = ["no_wait", "cancel", "forget"])]
+    pub(super) finish: bool,
     /// Let it keep the shards that it still has, and take others again.
     #[arg(long, conflicts_with = "forget")]
     pub(super) cancel: bool,
-    /// Delete its old copies without waiting for their grace time, and forget the node.
+    /// Forget the node, which must have been drained, finished and stopped.
     #[arg(long)]
     pub(super) forget: bool,
 }

@@ -18,7 +18,7 @@ use super::failure::{Failure, Kind};
 use super::output::{Answer, Output, bytes};
 use crate::migration::balance::{Goal, Move};
 use crate::migration::{MigrationConfig, MigrationId, Phase};
-use crate::{Admin, ClusterStatus, NodeId, Outcome, ShardId, Wish};
+use crate::{Admin, ClusterStatus, NodeId, Outcome, ShardId, ShardMap, Wish};
 
 /// How often the status is looked at while something goes on.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -120,7 +120,7 @@ fn check<'a>(
     status: &'a ClusterStatus,
     shard: ShardId,
     to: &NodeId,
-) -> Result<&'a crate::ShardMap, Failure> {
+) -> Result<&'a ShardMap, Failure> {
     let refused = |what: String| Err(Failure::new(Kind::Refused, what));
     let found = status.shards.iter().find(|known| known.shard == shard);
     let Some(found) = found else {
@@ -154,7 +154,7 @@ fn check<'a>(
     }
 }
 
-fn dry_run(of: &crate::ShardMap, shard: ShardId, to: &NodeId, config: &MigrationConfig) -> Answer {
+fn dry_run(of: &ShardMap, shard: ShardId, to: &NodeId, config: &MigrationConfig) -> Answer {
     let size = of.copy.as_ref().map(|copy| copy.bytes);
     let seconds = size
         .zip(config.rate_bytes_per_s)
@@ -237,7 +237,7 @@ pub(super) fn rebalance(args: &RebalanceArgs, output: &Output) -> Result<Answer,
             &format!("{} shards begin to move to node {}", moves.len(), args.add),
         ));
     }
-    follow_all(&admin, output, |status, left| {
+    follow_all(&admin, &moves, output, |status, left| {
         let node = status.nodes.iter().find(|node| node.node == args.add);
         left.is_empty() && node.is_none_or(|node| node.goal.is_none())
     })?;
@@ -285,15 +285,14 @@ pub(super) fn drain(args: &DrainArgs, output: &Output) -> Result<Answer, Failure
             &format!("{} shards begin to leave node {node}", moves.len()),
         ));
     }
-    follow_all(&admin, output, |status, _| owned(status, node) == 0)?;
+    follow_all(&admin, &moves, output, |status, _| owned(status, node) == 0)?;
     let mut text = format!(
         "node {node} owns no shard any more: {} left it",
         moves.len()
     );
-    if args.forget {
+    if args.finish {
         finish_cleanups(&admin, node, output)?;
-        admin.forget(node)?;
-        text.push_str(", and it is forgotten");
+        text.push_str(", and its old copies are deleted: it may be stopped");
     }
     Ok(planned(&moves, &text))
 }
@@ -322,14 +321,20 @@ fn planned(moves: &[Move], text: &str) -> Answer {
 /// Shows what moves until `done` says so of the status and of the shards that are still to move.
 fn follow_all(
     admin: &Admin,
+    moves: &[Move],
     output: &Output,
     done: impl Fn(&ClusterStatus, &[Move]) -> bool,
 ) -> Result<(), Failure> {
     let mut said = BTreeSet::new();
     loop {
         let (status, left) = (admin.status()?, admin.planned(None)?);
-        for shard in &status.shards {
-            let moving = shard.moving.as_ref().map(cluster::one_line);
+        let concerned = |shard: &&ShardMap| moves.iter().any(|step| step.shard == shard.shard);
+        for shard in status.shards.iter().filter(concerned) {
+            let moving = shard
+                .moving
+                .as_ref()
+                .filter(|m| moves.iter().any(|step| step.to == m.target));
+            let moving = moving.map(cluster::one_line);
             let line =
                 moving.or_else(|| shard.gave_up.as_ref().map(|why| format!("given up: {why}")));
             if let Some(line) = line.map(|line| format!("shard {}: {line}", shard.shard))
@@ -345,8 +350,9 @@ fn follow_all(
     }
 }
 
-/// Ends the grace times of what a node still keeps, so that it can be forgotten.
+/// Ends the grace times of what a node still keeps.
 fn finish_cleanups(admin: &Admin, node: &NodeId, output: &Output) -> Result<(), Failure> {
+    let mut told = BTreeSet::new();
     loop {
         let status = admin.status()?;
         let kept: Vec<ShardId> = status
@@ -359,9 +365,12 @@ fn finish_cleanups(admin: &Admin, node: &NodeId, output: &Output) -> Result<(), 
             return Ok(());
         }
         for shard in kept {
-            // It may have ended by itself.
-            if let Err(error) = admin.steer(shard, Wish::Cleanup) {
+            // Once each: it goes on by itself from there.
+            if told.insert(shard)
+                && let Err(error) = admin.steer(shard, Wish::Cleanup)
+            {
                 output.say(&format!("shard {shard}: {error}"));
+                told.remove(&shard);
             }
         }
         std::thread::sleep(LOOK_EVERY);

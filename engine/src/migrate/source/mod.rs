@@ -160,6 +160,7 @@ impl Actor {
                 self.seen = self.seen.max(Some(record.revision));
                 self.node.saw(&record);
                 self.end_forwarding_of_ended(&record);
+                self.work.note_config(&record);
                 self.handle(SourceEvent::PlacementRead(record));
             }
             Input::Event(Happened::Event(event)) => self.handle(event),
@@ -298,7 +299,9 @@ impl Actor {
         if let Err(error) = self.hosted.reopen() {
             tracing::error!(shard = %self.hosted.shard, %error, "the shard can't be opened again");
         }
-        self.pause.ended();
+        if let Some(took) = self.pause.ended(Instant::now()) {
+            self.node.migrations.counts().paused(took, true);
+        }
         self.forget_note();
     }
 
@@ -312,7 +315,11 @@ impl Actor {
     }
 
     fn release(&mut self, call: Option<CallId>) {
-        let (parked, pause_us) = self.pause.released(Instant::now());
+        let now = Instant::now();
+        if let Some(took) = self.pause.over(now) {
+            self.node.migrations.counts().paused(took, false);
+        }
+        let (parked, pause_us) = self.pause.released(now);
         if let Some(call) = call {
             self.calls
                 .answer(call, Response::Released { parked, pause_us });

@@ -1,6 +1,6 @@
 //! What is measured of a pause: from the closed gate to the release.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use watershed_wal::Completion;
 
@@ -34,9 +34,16 @@ impl Pause {
         self.parked = parked;
     }
 
-    /// Ended by re-opening.
-    pub(super) fn ended(&mut self) {
-        *self = Self::default();
+    /// Ended by re-opening: how long it was.
+    pub(super) fn ended(&mut self, now: Instant) -> Option<Duration> {
+        let ended = std::mem::take(self);
+        Some(now - ended.since?)
+    }
+
+    /// How long it was, where it is over now: told once.
+    pub(super) fn over(&self, now: Instant) -> Option<Duration> {
+        let since = self.since.filter(|_| self.released.is_none())?;
+        Some(now - since)
     }
 
     /// Requests that were parked, and microseconds of pause; a second release tells the same. After a restart within

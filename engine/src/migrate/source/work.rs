@@ -8,13 +8,14 @@ use watershed_migration::messages::{
     Envelope, Manifest, Refused, RefusedKind, Request, Response, SourceState,
 };
 use watershed_migration::source::DrainedMarks;
-use watershed_migration::{MigrationConfig, MigrationId, NodeId};
+use watershed_migration::{MigrationConfig, MigrationId, MigrationRecord, NodeId, PlacementRecord};
 use watershed_wal::{Completion, HoldBudget, InstanceId, Seq};
 
 use crate::Error;
 use crate::migrate::actor;
 use crate::migrate::checkpoint::{self, Served};
 use crate::migrate::compare;
+use crate::migrate::give_way::Pace;
 use crate::migrate::peer::Peer;
 use crate::migrate::refusal::refused;
 use crate::migrate::sender::{Counts, Sender};
@@ -41,6 +42,8 @@ struct State {
     env: Option<Arc<Mutex<Envelope>>>,
     target: Option<NodeId>,
     config: Option<MigrationConfig>,
+    /// Lets chunks out one after the other, where the copy is to give way to writers.
+    pace: Option<Arc<tokio::sync::Mutex<Pace>>>,
     sender: Option<Sender>,
     sending_to: Option<InstanceId>,
     counts: Option<Counts>,
@@ -76,6 +79,14 @@ impl Work {
                     ..State::default()
                 };
             }
+        }
+    }
+
+    /// Keeps the options as the record has them: an operator may have changed limits.
+    pub(super) fn note_config(&self, record: &PlacementRecord) {
+        let ours = |m: &&MigrationRecord| self.is_for(m.id);
+        if let Some(migration) = record.migration.as_ref().filter(ours) {
+            lock(&self.state).config = Some(migration.config.clone());
         }
     }
 
@@ -262,6 +273,7 @@ impl Work {
     ) -> Result<Response, Refused> {
         const CHUNK_MAX: u32 = 8 << 20;
         let served = self.served(env.migration).await?;
+        self.give_way().await;
         let chunk = self
             .blocking(move || served.read(&name, offset, len.min(CHUNK_MAX)))
             .await?;
@@ -273,6 +285,20 @@ impl Work {
         };
         let crc32 = crc32fast::hash(&bytes);
         Ok(Response::FileChunk { bytes, crc32 })
+    }
+
+    /// Waits for the writers of this node, where the migration's options say so.
+    async fn give_way(&self) {
+        let (pace, percent) = {
+            let mut state = lock(&self.state);
+            let config = state.config.as_ref();
+            let Some(percent) = config.and_then(|config| config.adaptive_percent) else {
+                return;
+            };
+            let start = || Arc::new(Pace::start(self.node.foreground.clone()).into());
+            (state.pace.get_or_insert_with(start).clone(), percent)
+        };
+        pace.lock().await.turn(percent).await;
     }
 
     /// Forwards what becomes durable from now on; what is durable already and missing there, delta rounds ship.
@@ -438,6 +464,7 @@ impl Work {
         };
         let mut slot = self.checkpoint.lock().await;
         *slot = None;
+        lock(&self.state).pace = None;
         let (log, data, name) = (
             self.hosted.log.clone(),
             self.node.dir.clone(),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use watershed_migration::MigrationId;
 use watershed_migration::messages::Manifest;
 use watershed_migration::target::TargetNote;
-use watershed_wal::{DirStorage, InstanceId, Storage};
+use watershed_wal::InstanceId;
 
 use crate::Error;
 use crate::migrate::durable;
@@ -96,13 +96,4 @@ pub(in crate::migrate) fn sweep(data: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Bytes free where the data directory is. Blocks.
-pub(in crate::migrate) fn free_bytes(data: &Path) -> Result<u64, Error> {
-    let free = DirStorage::read_only(data).and_then(|storage| storage.free_bytes());
-    // A system that can't tell is taken for roomy: the copy then ends with the disk's own error.
-    Ok(free
-        .map_err(|error| Error::io("look at", data, error))?
-        .unwrap_or(u64::MAX))
 }

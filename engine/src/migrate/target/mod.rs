@@ -4,6 +4,7 @@
 //! state of the role in `work.rs`. It watches the placement, so it serves as soon as the record names it, also when
 //! the driver has died.
 
+mod copy;
 pub(super) mod files;
 mod work;
 
@@ -18,6 +19,7 @@ use watershed_wal::{InstanceId, ShardId};
 
 use super::actor::{Address, Beside, Input, Looked, Outcomes, look};
 use super::calls::Calls;
+use super::room::spare_bytes;
 use crate::Error;
 use crate::node::Node;
 use work::Work;
@@ -59,7 +61,7 @@ impl Target {
         let work = Work::new(node, note.shard, note.instance);
         let shard = note.shard;
         work.resume(&note);
-        let free_bytes = files::free_bytes(&node.dir).unwrap_or(0);
+        let free_bytes = spare_bytes(&node.dir).unwrap_or(0);
         let (role, first) = TargetRole::recover(at, HighestSeen::default(), note, free_bytes);
         spawn(node, shard, role, first, work)
     }
@@ -127,6 +129,7 @@ impl Actor {
             Input::Event(TargetEvent::PlacementRead(record)) => {
                 self.seen = self.seen.max(Some(record.revision));
                 self.node.saw(&record);
+                self.work.steer(&record);
                 let over = self.is_over(&record);
                 self.handle(TargetEvent::PlacementRead(record));
                 if over {

@@ -1,30 +1,31 @@
 //! What a target does beside its role: the copy's files, its records, its marks, its term.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use watershed_migration::MigrationId;
 use watershed_migration::messages::{
     Envelope, MARKS_MISSING_MAX, Manifest, RANGES_MAX, Refused, RefusedKind, Request, Response,
     TargetState,
 };
 use watershed_migration::target::{TargetNote, VerifiedMarks};
+use watershed_migration::{MigrationId, PlacementRecord};
 use watershed_wal::{Epoch, InstanceId, Record, Seq, SeqRange, ShardId, Term};
 
+use super::copy::{self, Copy};
 use super::files::{self, Kept};
 use crate::Error;
 use crate::migrate::actor;
-use crate::migrate::peer::Peer;
-use crate::migrate::pull::{Pull, PullError};
 use crate::migrate::refusal::refused;
+use crate::migrate::room::spare_bytes;
+use crate::migrate::throttle::Speed;
 use crate::migrate::{compare, durable};
 use crate::node::Node;
 use crate::shard::{Hosted, Role};
-use crate::store::{Applied, Store};
+use crate::store::Applied;
 use crate::sync::lock;
 
 /// How long a verification waits for records that are here to be applied: within any pause.
@@ -38,6 +39,7 @@ pub(super) struct Work {
     instance: InstanceId,
     state: Arc<Mutex<State>>,
     copied: Arc<AtomicU64>,
+    speed: watch::Sender<Speed>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ struct State {
     note: Option<TargetNote>,
     manifest: Option<Manifest>,
     pull: Option<AbortHandle>,
+    /// The newest envelope: the copy asks with it.
+    env: Option<Arc<Mutex<Envelope>>>,
     opened: bool,
     error: Option<String>,
 }
@@ -57,6 +61,7 @@ impl Work {
             instance,
             state: Arc::default(),
             copied: Arc::default(),
+            speed: watch::Sender::default(),
         }
     }
 
@@ -110,13 +115,16 @@ impl Work {
         lock(&self.state).note = Some(kept.note.clone());
         let begun = self.blocking(move || {
             files::write(&data, &kept)?;
-            files::free_bytes(&data)
+            spare_bytes(&data)
         });
         begun.await.map_err(|refused| refused.message)
     }
 
     /// Carries a request out that changes no state of the role.
     pub(super) async fn perform(&self, request: Request) -> Result<Response, Refused> {
+        if let Some(env) = request.envelope() {
+            self.note_envelope(env);
+        }
         match request {
             Request::Pull { env, manifest } => self.pull(env, manifest).await,
             Request::TargetStatus { .. } => Ok(Response::TargetState(self.status())),
@@ -136,6 +144,7 @@ impl Work {
 
     /// Hosts the copy in the log, so that records may come, and fetches the files beside.
     async fn pull(&self, env: Envelope, manifest: Manifest) -> Result<Response, Refused> {
+        self.look().await?;
         let note = {
             let mut state = lock(&self.state);
             let Some(note) = state.note.clone() else {
@@ -179,8 +188,10 @@ impl Work {
             )
         });
         begun.await?;
-        let rate = self.rate(env).await?;
-        let copy = self.copy(env, note, self.manifest()?, rate);
+        let (speed, copied) = (self.speed.clone(), self.copied.clone());
+        let env = Arc::new(Mutex::new(env));
+        lock(&self.state).env = Some(env.clone());
+        let copy = Copy::new(&self.node, env, note, self.manifest()?, speed, copied);
         let state = self.state.clone();
         let shard = self.shard;
         let task = self.node.runtime.spawn(async move {
@@ -196,35 +207,29 @@ impl Work {
         Ok(Response::Ok)
     }
 
-    /// The migration's bound of the copy's speed, as the placement has it.
-    async fn rate(&self, env: Envelope) -> Result<Option<u64>, Refused> {
-        let record = self
-            .node
-            .placement
-            .read(self.shard)
-            .await
-            .map_err(|error| refused(error.into()))?;
-        let migration = record
-            .and_then(|record| record.migration)
-            .filter(|m| m.id == env.migration);
-        Ok(migration.and_then(|m| m.config.rate_bytes_per_s))
+    fn note_envelope(&self, env: &Envelope) {
+        if let Some(known) = &lock(&self.state).env {
+            let mut known = lock(known);
+            if (env.driver_term, env.attempt) > (known.driver_term, known.attempt) {
+                *known = *env;
+            }
+        }
     }
 
-    fn copy(&self, env: Envelope, note: TargetNote, manifest: Manifest, rate: Option<u64>) -> Copy {
-        let source = Peer::new(&self.node, note.source.clone());
-        Copy {
-            node: self.node.clone(),
-            pull: Pull {
-                dir: files::dir(&self.node.dir, note.migration),
-                files: manifest.files.clone(),
-                source,
-                env,
-                rate_bytes_per_s: rate,
-                tasks: self.node.migrations.tasks().clone(),
-                copied: self.copied.clone(),
-            },
-            note,
-            manifest,
+    /// Takes the copy's speed from the placement.
+    async fn look(&self) -> Result<(), Refused> {
+        let read = self.node.placement.read(self.shard).await;
+        if let Some(record) = read.map_err(|error| refused(error.into()))? {
+            self.steer(&record);
+        }
+        Ok(())
+    }
+
+    /// What the record says of this migration goes for its copy, also while it runs.
+    pub(super) fn steer(&self, record: &PlacementRecord) {
+        let note = lock(&self.state).note.clone();
+        if let Some(note) = note {
+            copy::steer(&self.speed, &note, record);
         }
     }
 
@@ -400,67 +405,4 @@ fn mark(manifest: &Manifest) -> Applied {
             .unwrap_or_default(),
         digest: manifest.digest,
     }
-}
-
-/// A copy's way from the source's files to a store that applies records.
-struct Copy {
-    node: Node,
-    note: TargetNote,
-    manifest: Manifest,
-    pull: Pull,
-}
-
-impl Copy {
-    async fn run(self) -> Result<(), PullError> {
-        let into = self.node.shard_dir(self.note.shard, self.note.instance);
-        // There after a crash between the rename and now: it was proven before.
-        if !into.is_dir() {
-            self.pull.run().await?;
-        }
-        let Self {
-            node,
-            note,
-            manifest,
-            pull,
-        } = self;
-        let tasks = node.migrations.tasks().clone();
-        Ok(tasks
-            .blocking(move || open(&node, &note, &manifest, &pull.dir, &into))
-            .await?)
-    }
-}
-
-/// Proves the files, gives them their place and lets records be applied. Blocks.
-fn open(
-    node: &Node,
-    note: &TargetNote,
-    manifest: &Manifest,
-    from: &Path,
-    into: &Path,
-) -> Result<(), Error> {
-    if !into.is_dir() {
-        let found = Store::verify_dir(&node.env, from, &manifest.files)?;
-        if (found.seq, found.digest) != (manifest.base, manifest.digest) {
-            let what = format!(
-                "the checkpoint's files end at {}, it was announced to end at {}",
-                found.seq, manifest.base
-            );
-            return Err(Error::inconsistent(note.shard, what));
-        }
-        durable::sync_dir(from)?;
-        into.parent().map_or(Ok(()), durable::make_dir)?;
-        std::fs::rename(from, into).map_err(|error| Error::io("rename to", into, error))?;
-        into.parent().map_or(Ok(()), durable::sync_dir)?;
-        from.parent().map_or(Ok(()), durable::sync_dir)?;
-    }
-    let hosted = node
-        .hosted_instance(note.instance)
-        .ok_or(Error::NoInstance {
-            shard: note.shard,
-            instance: note.instance,
-        })?;
-    if hosted.store().is_err() {
-        hosted.attach_store(Store::open(&node.env, into)?);
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -30,15 +31,22 @@ const LISTED: usize = 64;
 pub(in crate::net) struct Served {
     placement: Arc<dyn Placement>,
     callers: Callers,
+    /// The server stops: a watch, which goes on for ever, ends.
+    stopped: watch::Receiver<bool>,
 }
 
 impl Served {
     pub(in crate::net) fn new(
         placement: Arc<dyn Placement>,
         callers: Callers,
+        stopped: watch::Receiver<bool>,
     ) -> PlacementServer<Self> {
-        PlacementServer::new(Self { placement, callers })
-            .max_decoding_message_size(crate::net::MAX_RECORD_BYTES)
+        let served = Self {
+            placement,
+            callers,
+            stopped,
+        };
+        PlacementServer::new(served).max_decoding_message_size(crate::net::MAX_RECORD_BYTES)
     }
 
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
@@ -152,8 +160,9 @@ impl Service for Served {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Watched>, Status> {
         self.check(&request)?;
         // Its first element is the state of now.
-        let changes = WatchStream::new(self.placement.watch());
-        let messages = changes.map(|_| Ok(WatchResponse {}));
+        let changes = WatchStream::new(self.placement.watch()).map(|_| Some(WatchResponse {}));
+        let stop = WatchStream::new(self.stopped.clone()).filter_map(|stop| stop.then_some(None));
+        let messages = changes.merge(stop).map_while(|message| message.map(Ok));
         Ok(Response::new(Box::pin(messages)))
     }
 

@@ -3,7 +3,8 @@
 use std::thread;
 
 use super::*;
-use crate::{Batch, Client, Error, NodeInfo, ScanOptions};
+use crate::migration::balance::Goal;
+use crate::{Admin, Batch, Client, Error, NodeInfo, Outcome, ScanOptions, Wish};
 
 /// Engines that have joined one placement, each behind a server of its own.
 struct Cluster {
@@ -36,6 +37,15 @@ impl Cluster {
             cluster.start(name, shards, LOOPBACK);
         }
         cluster
+    }
+
+    /// Has a node announce another address than its own.
+    fn announce(&mut self, name: &str, address: SocketAddr) {
+        let found = self.nodes.iter_mut().find(|node| node.name == name);
+        let found = found.unwrap();
+        found.address = address;
+        let address = address.to_string();
+        found.engine.join(NodeInfo { address, weight: 1 }).unwrap();
     }
 
     fn start(&mut self, name: &'static str, shards: u64, at: SocketAddr) {
@@ -242,6 +252,84 @@ fn a_client_waits_for_an_owner_that_restarts() {
     cluster.end();
 }
 
+/// A way to `to` whose connections are all cut when it is told so.
+async fn can_be_cut(to: SocketAddr, cut: &tokio::sync::watch::Sender<u32>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let cuts = cut.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut cut = cuts.subscribe();
+            tokio::spawn(async move {
+                let Ok(mut far) = tokio::net::TcpStream::connect(to).await else {
+                    return;
+                };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = cut.changed() => {}
+                }
+            });
+        }
+    });
+    at
+}
+
+/// Each write names the version that the one before it got. Sent again after its answer was lost, and carried out a
+/// second time, or judged anew, it would fail on its own condition.
+#[test]
+fn rule_17_a_write_whose_answer_was_lost_is_not_applied_twice() {
+    let mut cluster = Cluster::new(&["a", "b"], 1);
+    let cut = tokio::sync::watch::Sender::new(0);
+    for name in ["a", "b"] {
+        let to = cluster.nodes.iter().find(|node| node.name == name);
+        let to = to.unwrap().address;
+        let at = cluster.runtime.block_on(can_be_cut(to, &cut));
+        cluster.announce(name, at);
+    }
+    let client = cluster.client("b");
+    let (mut last, mut writes) = (client.put("k", "0").wait().unwrap(), 1_u32);
+    // At most one cut falls into a write, somewhere between its start and its end.
+    let mut write = || {
+        let next = client.put("k", writes.to_string()).if_version("k", last);
+        let next = next.deadline(Duration::from_secs(120));
+        if writes.is_multiple_of(3) {
+            let (cut, after) = (
+                cut.clone(),
+                Duration::from_micros(u64::from(writes * 37 % 900)),
+            );
+            let cutting = thread::spawn(move || {
+                thread::sleep(after);
+                cut.send_modify(|count| *count += 1);
+            });
+            last = next.wait().unwrap();
+            cutting.join().unwrap();
+        } else {
+            last = next.wait().unwrap();
+        }
+        writes += 1;
+        (writes, last)
+    };
+    for _ in 0..200 {
+        write();
+    }
+    for to in ["b", "a"] {
+        let migration = cluster
+            .engine(to)
+            .migrate(ShardId(0))
+            .to(to)
+            .start()
+            .unwrap();
+        while migration.outcome().is_none() {
+            write();
+        }
+        migration.wait().unwrap();
+    }
+    let (writes, last) = write();
+    let (value, version) = client.get_versioned("k").wait().unwrap().unwrap();
+    assert_eq!((value, version), ((writes - 1).to_string().into(), last));
+    cluster.end();
+}
+
 #[test]
 fn a_client_may_ask_for_data_only() {
     let cluster = Cluster::new(&["a"], 1);
@@ -338,4 +426,111 @@ fn a_migration_whose_driver_dies_is_taken_over() {
         "the target comes first"
     );
     cluster.end();
+}
+
+#[test]
+fn operators_move_fill_and_drain_from_anywhere() {
+    let cluster = Cluster::new(&["a", "b"], 6);
+    let seed = cluster.nodes[0].address.to_string();
+    let files = cluster.authority.issue(Role::Admin, "ops", 1);
+    let admin = Admin::connect([seed.clone()], Security::Mutual(files)).unwrap();
+    let quick = crate::migration::MigrationConfig {
+        hold: true,
+        grace_ms: 0,
+        ..Default::default()
+    };
+    let owned = |name: &str| cluster.engine(name).shards().len();
+
+    let migration = admin.migrate(ShardId(3), &node("b"), quick).unwrap();
+    let held = until_some(|| {
+        let status = admin.status().unwrap();
+        status.shards[3].moving.clone().filter(|moving| moving.held)
+    });
+    assert_eq!(
+        (held.migration, held.started_by.as_str()),
+        (migration, "watershed://admin/ops")
+    );
+    let said = admin.explain(ShardId(3)).unwrap().join("\n");
+    assert!(
+        said.contains("shard cutover") && said.contains("from node a to node b"),
+        "{said}"
+    );
+    admin.steer(ShardId(3), Wish::Cutover).unwrap();
+    until_some(|| (owned("b") == 1).then_some(()));
+    let outcome = admin.outcome(ShardId(3), migration, &node("b")).unwrap();
+    assert_eq!(outcome, Outcome::Moved);
+
+    // What is given up is removed, and said so.
+    let held = crate::migration::MigrationConfig {
+        hold: true,
+        ..Default::default()
+    };
+    let migration = admin.migrate(ShardId(4), &node("b"), held).unwrap();
+    until_some(|| {
+        admin.status().unwrap().shards[4]
+            .moving
+            .clone()
+            .filter(|m| m.held)
+    });
+    admin.steer(ShardId(4), Wish::Cancel).unwrap();
+    until_some(|| {
+        admin.status().unwrap().shards[4]
+            .moving
+            .is_none()
+            .then_some(())
+    });
+    let outcome = admin.outcome(ShardId(4), migration, &node("b")).unwrap();
+    assert!(
+        matches!(outcome, Outcome::GaveUp(ref why) if why.contains("operator")),
+        "{outcome:?}"
+    );
+
+    // Planned first, then carried out by the nodes themselves.
+    let planned = admin.planned(Some((&node("b"), Goal::Fill))).unwrap();
+    assert!(!planned.is_empty() && planned.iter().all(|step| step.to == node("b")));
+    assert_eq!(admin.planned(None).unwrap(), []);
+    let before = owned("b");
+    admin.set_goal(&node("b"), Some(Goal::Fill)).unwrap();
+    until_some(|| (owned("b") == before + planned.len()).then_some(()));
+    until_some(|| {
+        admin.status().unwrap().nodes[1]
+            .goal
+            .is_none()
+            .then_some(())
+    });
+    admin.set_goal(&node("a"), Some(Goal::Drain)).unwrap();
+    until_some(|| (owned("b") == 6).then_some(()));
+
+    let refused = admin.forget(&node("a")).unwrap_err().to_string();
+    assert!(refused.contains("drain it first"), "{refused}");
+    let missing = admin
+        .steer(ShardId(0), Wish::Cutover)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        missing.contains("belongs to node b already") || missing.contains("not being moved"),
+        "{missing}"
+    );
+    assert!(
+        admin
+            .explain(ShardId(77))
+            .unwrap_err()
+            .to_string()
+            .contains("does not exist")
+    );
+    // Orders are for admins.
+    let client = cluster.authority.issue(Role::Client, "app", 1);
+    let stranger = Admin::connect([seed], Security::Mutual(client)).unwrap();
+    let refused = stranger.status().unwrap_err().to_string();
+    assert!(refused.contains("only admins"), "{refused}");
+    cluster.end();
+}
+
+fn until_some<T>(look: impl Fn() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::contract::{self, LONG, Site, at, contract_tests, member, node, told_until};
-use super::super::lives::{LONGEST, Lives};
+use super::super::lives::Lives;
 use super::super::map::Joined;
 use super::*;
 
@@ -212,7 +212,7 @@ fn a_life_lasts_as_long_as_it_was_asked_for_and_renewed() {
     // Who said nothing has ten seconds.
     assert_eq!(lives.next_end(), Some(after(10_000)));
     lives.set(&b, Duration::MAX, start);
-    assert_eq!(lives.next_end(), Some(start + LONGEST));
+    assert_eq!(lives.next_end(), Some(start + LONGEST_LIFE));
     lives.forget(&b);
     assert_eq!(lives.next_end(), None);
 }

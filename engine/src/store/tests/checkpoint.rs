@@ -22,6 +22,20 @@ fn checkpointed(root: &Path) -> (StoreEnv, Checkpoint) {
 }
 
 #[test]
+fn what_the_engine_keeps_for_itself_is_verified_too() {
+    let temp = temp();
+    let (env, store) = started(&temp.path().join("s"));
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.put(b"\x02x", b"no head");
+    let inner = &store.0;
+    inner.db().unwrap().write_opt(batch, &inner.writes).unwrap();
+    let into = temp.path().join("c");
+    let made = store.checkpoint(&into).unwrap();
+    let error = Store::verify_dir(&env, &into, &made.files).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+}
+
+#[test]
 fn rule_02_the_mark_is_what_the_finished_checkpoint_holds() {
     let temp = temp();
     let (env, store) = started(&temp.path().join("s"));

@@ -126,7 +126,7 @@ impl Scan {
         }
         let hashed: Vec<_> = hashed
             .iter()
-            .map(|entry| (entry.key.to_vec(), entry.version, entry.tombstone))
+            .map(|entry| (entry.key[1..].to_vec(), entry.version, entry.tombstone))
             .collect();
         let versions: Vec<_> = expected
             .iter()

@@ -6,7 +6,9 @@ use watershed_wal::{Epoch, Seq, Term};
 use super::fault::{Fault, Within};
 use super::field::{Wire, message, message_field, put, take};
 use super::values::{halves, whole};
-use crate::messages::{Condition, DataEntry, EntryVersion, Expect, PageEntry, ScanBound, proto};
+use crate::messages::{
+    Condition, DataEntry, EntryVersion, Expect, PageEntry, ScanBound, SessionMark, proto,
+};
 
 impl Wire for EntryVersion {
     type Proto = proto::EntryVersion;
@@ -35,6 +37,12 @@ message!(DataEntry {
     key,
     value,
     version,
+});
+
+message!(SessionMark {
+    session,
+    number,
+    low_water,
 });
 
 impl Wire for Condition {

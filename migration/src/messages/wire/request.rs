@@ -59,7 +59,9 @@ bodies! {
     BecomeOwner { env, epoch }
     DiscardTarget { env }
     ComparePage { env, after, limit }
-    Write { shard, epoch, body, durability, conditions, deadline_ms }
+    Survey { shard }
+    Write { shard, epoch, body, durability, conditions, deadline_ms, session }
+    OpenSession { shard, session, deadline_ms }
     Get { shard, keys }
 }
 

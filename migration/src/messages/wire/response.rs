@@ -124,8 +124,10 @@ bodies! {
         Verified (marks)
         Serving { term, first_seq }
         Page { entries, done }
+        Surveyed { version, free_bytes, owned_bytes }
         Written { version }
         ConditionFailed { index, found }
+        SessionOpened { version, in_flight_max }
         Values (values)
         Entries { entries, done }
         Moved { owner, epoch }

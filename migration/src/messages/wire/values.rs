@@ -8,7 +8,7 @@ use watershed_wal::{Durability, Epoch, InstanceId, Seq, SeqRange, ShardId};
 use super::fault::{Fault, Within};
 use super::field::{Field, Wire};
 use crate::messages::{FILE_NAME_MAX, RefusedKind, TEXT_MAX, proto};
-use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Phase, Revision};
+use crate::words::{Attempt, DriverTerm, MigrationId, NodeId, Phase, Revision, SessionId};
 
 /// Makes a value that is no message a field.
 macro_rules! plain_field {
@@ -42,6 +42,7 @@ plain_field!(
     Revision,
     InstanceId,
     MigrationId,
+    SessionId,
     Durability,
     Phase,
     RefusedKind
@@ -125,7 +126,7 @@ macro_rules! id {
     )*};
 }
 
-id!(InstanceId, MigrationId);
+id!(InstanceId, MigrationId, SessionId);
 
 impl Wire for NodeId {
     type Proto = String;
@@ -256,6 +257,10 @@ choice!(RefusedKind {
     NotSafe,
     Unsupported,
     Failed,
+    OutcomeUnknown,
+    UnknownSession,
+    Settled,
+    SessionFull,
 });
 
 /// How long each phase took, in the order of the phases, each once.

@@ -66,6 +66,7 @@ message!(MigrationConfig {
     rate_bytes_per_s,
     hold_bytes,
     hold_ms,
+    adaptive_percent,
 });
 
 message!(Term { epoch, opening });
