@@ -5,6 +5,10 @@
 //! between them. What each part promises is in ARCHITECTURE.md.
 #![forbid(unsafe_code)]
 
+// Tests include a file of an example, which knows this crate by its name.
+#[cfg(test)]
+extern crate self as watershed;
+
 #[cfg(feature = "net")]
 mod admin;
 mod backend;

@@ -258,6 +258,25 @@ fn after_activate_it_never_gives_up_and_never_hurries() {
 }
 
 #[test]
+fn a_farewell_that_nobody_hears_ends_all_the_same() {
+    for lost in ["AbortSource", "DiscardTarget", "Release"] {
+        let mut stage = Stage::new(&config());
+        stage.run(3_600_000, |_, p, r| match r {
+            r if r.name() == lost => (0, Response::refused(RefusedKind::Failed, "gone")),
+            Request::BeginTarget { .. } if lost != "Release" => {
+                (0, Response::refused(RefusedKind::NoRoom, "full"))
+            }
+            _ => (0, healthy(p, r)),
+        });
+        match lost {
+            "Release" => assert_eq!(stage.outcome, Some(Outcome::Done)),
+            _ => assert_eq!(stage.reason(), "full"),
+        }
+        assert_eq!(stage.count(lost), 13, "{lost}");
+    }
+}
+
+#[test]
 fn clients_get_a_breath_between_two_pauses() {
     let mut stage = Stage::new(&config());
     stage.run(3_600_000, |_, p, r| match r {

@@ -1,5 +1,6 @@
 //! The file placement against crashes, damage and competing swaps; what each placement must do is in contract.rs.
 
+mod example;
 mod members;
 
 use std::fs;

@@ -240,6 +240,38 @@ fn a_node_whose_placement_is_gone_serves_on_and_says_so() {
 }
 
 #[test]
+fn a_node_is_drained_finished_stopped_and_forgotten() {
+    let cluster = Cluster::new(60);
+    let (mut a, mut b) = (cluster.start("a"), cluster.start("b"));
+    a.ready();
+    b.ready();
+    cluster.migrate(3, "b");
+    let drain = |flag: &str| {
+        let words = ["drain", "b", flag, "--json"];
+        run(command(words).args(cluster.as_one("admin-ops")))
+    };
+    let early = drain("--forget");
+    assert!(early.stdout.contains("stop it first"), "{early:?}");
+    let finished = drain("--finish");
+    assert_eq!(finished.status, 0, "{finished:?}");
+    assert!(cluster.owned("b").is_empty());
+    b.stop();
+    let members = || {
+        let words = ["status", "--json"];
+        let told = run(command(words).args(cluster.as_one("admin-ops")));
+        let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+        let nodes = told["nodes"].as_array().unwrap().iter();
+        let names = nodes.map(|node| node["node"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(members(), ["a", "b"]);
+    let forgotten = drain("--forget");
+    assert_eq!(forgotten.status, 0, "{forgotten:?}");
+    assert_eq!(members(), ["a"]);
+    a.stop();
+}
+
+#[test]
 fn a_stranger_is_refused_and_counted() {
     let cluster = Cluster::new(40);
     let mut a = cluster.start("a");

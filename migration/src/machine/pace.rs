@@ -49,9 +49,11 @@ impl Machine {
             ));
             return Signal::Hopeless;
         }
-        // After Activate nothing is given up, but another driver may have gone on: the record says so.
-        let look =
-            self.failures.is_multiple_of(LOOK_EVERY) && self.step.after(Signal::Lost).is_some();
+        // After Activate nothing is given up, but another driver may have gone on: the record says so. A farewell ends
+        // by itself: the way back to it would begin its count again, and never end where nobody hears it.
+        let look = !farewell
+            && self.failures.is_multiple_of(LOOK_EVERY)
+            && self.step.after(Signal::Lost).is_some();
         if signal == Signal::Again && look && !self.step.may_abort() {
             return Signal::Lost;
         }

@@ -2,6 +2,9 @@
 //!
 //! A page is made of one look at the engine, by the thread of whoever asks; nothing here is on the way of a write.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +23,10 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 /// All numbers now.
 pub(super) fn page(health: &Health) -> String {
-    let look = Look::at(health);
+    text(Look::at(health))
+}
+
+fn text(look: Look) -> String {
     let mut registry = Registry::with_prefix("watershed");
     registry.register_collector(Box::new(look));
     let mut page = String::new();

@@ -259,6 +259,14 @@ pub(super) fn drain(args: &DrainArgs, output: &Output) -> Result<Answer, Failure
         let text = format!("node {node} keeps the shards that it still has");
         return Ok(Answer::new(text, json!({ "node": node, "goal": null })));
     }
+    if args.forget {
+        admin.forget(node)?;
+        let text = format!("node {node} is forgotten");
+        return Ok(Answer::new(
+            text,
+            json!({ "node": node, "forgotten": true }),
+        ));
+    }
     let moves = admin.planned(Some((node, Goal::Drain)))?;
     let moves: Vec<Move> = moves
         .into_iter()
