@@ -251,10 +251,12 @@ fn a_node_is_drained_finished_stopped_and_forgotten() {
         run(command(words).args(cluster.as_one("admin-ops")))
     };
     let early = drain("--forget");
-    assert!(early.stdout.contains("stop it first"), "{early:?}");
+    assert!(early.stdout.contains("drain it first"), "{early:?}");
     let finished = drain("--finish");
     assert_eq!(finished.status, 0, "{finished:?}");
     assert!(cluster.owned("b").is_empty());
+    let early = drain("--forget");
+    assert!(early.stdout.contains("stop it first"), "{early:?}");
     b.stop();
     let members = || {
         let words = ["status", "--json"];

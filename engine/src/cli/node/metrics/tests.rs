@@ -17,7 +17,7 @@ fn whole_page() -> String {
     let node = engine.node().unwrap();
     let log = node.hosted_all()[0].log.clone();
     let budget = watershed_wal::HoldBudget {
-        bytes: 1 << 20,
+        bytes: 1 << 30,
         time: Duration::from_secs(60),
     };
     log.hold("watched", log.base(), budget).unwrap();
