@@ -9,14 +9,14 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Registry;
 
 use super::health::Health;
+use super::openmetrics::{Labels, NONE, Page};
 use crate::migration::machine::Progress;
 use crate::net::RefusalClass;
-use crate::{EngineStatus, LogStatus, MigrationCounts, ShardStatus, Times};
+use crate::{EngineStatus, LogStatus, MigrationCounts, ShardStatus};
 
 /// What a page is.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -76,7 +76,7 @@ impl Look {
 
 impl Collector for Look {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
+        let mut page = Page::new(encoder);
         let flag = |value: bool| [(NONE, u64::from(value))];
         page.gauge(
             "serving",
@@ -379,141 +379,4 @@ fn migration_counts(page: &mut Page<'_>, counts: &MigrationCounts, now: SystemTi
 fn timestamp(now: SystemTime, ago: Duration) -> Option<f64> {
     let at = now.checked_sub(ago)?.duration_since(UNIX_EPOCH).ok()?;
     Some(at.as_secs_f64())
-}
-
-/// What the format's whole numbers hold: the encoder fails beyond it.
-fn shown(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-type Labels = Vec<(&'static str, String)>;
-
-const NONE: Labels = Vec::new();
-
-/// Writes families of numbers, each with what it is. One that has no numbers is left out.
-struct Page<'e>(DescriptorEncoder<'e>);
-
-impl Page<'_> {
-    fn gauge(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        self.family(
-            name,
-            help,
-            None,
-            MetricType::Gauge,
-            values,
-            |encoder, value| encoder.encode_gauge(&shown(value)),
-        )
-    }
-
-    fn bytes(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        let unit = Some(Unit::Bytes);
-        self.family(
-            name,
-            help,
-            unit,
-            MetricType::Gauge,
-            values,
-            |encoder, value| encoder.encode_gauge(&shown(value)),
-        )
-    }
-
-    fn seconds(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, f64)>,
-    ) -> fmt::Result {
-        let unit = Some(Unit::Seconds);
-        self.family(
-            name,
-            help,
-            unit,
-            MetricType::Gauge,
-            values,
-            |encoder, value| encoder.encode_gauge(&value),
-        )
-    }
-
-    fn counter(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        self.family(
-            name,
-            help,
-            None,
-            MetricType::Counter,
-            values,
-            |encoder, value| encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
-        )
-    }
-
-    fn times(&mut self, name: &str, help: &str, times: &Times) -> fmt::Result {
-        let buckets = times.buckets.iter();
-        let mut buckets: Vec<(f64, u64)> = buckets
-            .map(|bucket| (bucket.up_to_us as f64 / 1e6, bucket.count))
-            .collect();
-        // The encoder's name of the last bucket.
-        buckets.push((f64::MAX, times.longer));
-        let unit = Unit::Seconds;
-        let mut encoder =
-            self.0
-                .encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
-        encoder.encode_histogram::<NoLabelSet>(
-            times.sum_us as f64 / 1e6,
-            times.count(),
-            &buckets,
-            None,
-        )
-    }
-
-    fn info<const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: [(&'static str, String); N],
-    ) -> fmt::Result {
-        let mut encoder = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Info)?;
-        encoder.encode_info(&labels.to_vec())
-    }
-
-    fn family<V>(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        metric_type: MetricType,
-        values: impl IntoIterator<Item = (Labels, V)>,
-        mut write: impl FnMut(&mut MetricEncoder<'_>, V) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut values = values.into_iter().peekable();
-        if values.peek().is_none() {
-            return Ok(());
-        }
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, unit.as_ref(), metric_type)?;
-        for (labels, value) in values {
-            if labels.is_empty() {
-                write(&mut family, value)?;
-            } else {
-                write(&mut family.encode_family(&labels)?, value)?;
-            }
-        }
-        Ok(())
-    }
 }

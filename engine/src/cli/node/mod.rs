@@ -12,6 +12,7 @@ mod config;
 mod health;
 mod http;
 mod metrics;
+mod openmetrics;
 mod placement;
 mod run;
 mod signals;

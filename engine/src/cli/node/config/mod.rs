@@ -4,7 +4,7 @@
 //! ```text
 //! file.rs       the keys, their types and bounds        reader.rs     tables, and what is unknown in them
 //! settle.rs     how the keys go together                mistakes.rs   what is wrong, and where
-//! address.rs    HOST:PORT
+//! address.rs    HOST:PORT                               owners.rs     ... where the map of owners is
 //! ```
 //!
 //! `docs/node.toml` has every key with its default.
@@ -12,6 +12,7 @@
 mod address;
 mod file;
 mod mistakes;
+mod owners;
 mod reader;
 mod settle;
 #[cfg(test)]

@@ -85,125 +85,277 @@ fn a_node_without_mistakes_is_taken() {
     assert_eq!(free.advertise, None);
 }
 
+/// What is added to the good file from line 7 on; where the mistake is; what is said of it.
+const ADDED: &[(&str, u64, &str)] = &[
+    ("[tsl]\n", 7, "there is no table `tsl`: did you mean `tls`?"),
+    (
+        "[http]\nlisten = \"127.0.0.1:0\"\nport = 1\n",
+        9,
+        "there is no key `port` in [http]: known are",
+    ),
+    (
+        "[log]\nformat = \"xml\"\n",
+        8,
+        "\"xml\" is no format: use \"human\" or \"json\"",
+    ),
+    ("[log]\nlevel = \"loud\"\n", 8, "\"loud\" is no level"),
+    (
+        "[log]\nlevel = \"warn,watershed=lots\"\n",
+        8,
+        "\"lots\" is unknown",
+    ),
+    (
+        "[engine]\nblock_cache_bytes = \"1 GB\"\n",
+        8,
+        "must be a number of bytes, or a string such as \"256 MiB\", and is \"1 GB\"",
+    ),
+    ("[engine]\nblock_cache_bytes = -1\n", 8, "and is -1"),
+    (
+        "[engine]\nblock_cache_bytes = 1024\n",
+        8,
+        "is 1 KiB: use 1 MiB to 1024 TiB",
+    ),
+    (
+        "[engine]\nsegment_bytes = \"512 MiB\"\n",
+        8,
+        "less than three segments",
+    ),
+    (
+        "[engine]\nlog_limit_bytes = \"2 MiB\"\n",
+        8,
+        "less than three segments",
+    ),
+    (
+        "[engine]\nbuffered_sync_ms = 0\n",
+        8,
+        "is 0: use 1 to 60000",
+    ),
+    (
+        "[migration]\npause_max_ms = 4\n",
+        8,
+        "`pause_max_ms` of [migration] is 4: use 5 to 60000",
+    ),
+    (
+        "[migration]\nrate_bytes_per_s = 1\n",
+        8,
+        "use 1 KiB or more",
+    ),
+    (
+        "[migration]\nat_once = 1.5\n",
+        8,
+        "must be a whole number, and is a float",
+    ),
+    (
+        "[nodes]\nb = \"10.0.0.1\"\n",
+        8,
+        "\"10.0.0.1\" is no HOST:PORT, it has no port",
+    ),
+    (
+        "[nodes]\nb = 7\n",
+        8,
+        "must be a string in quotes, and is 7",
+    ),
+    (
+        "[nodes]\n\"b c\" = \"127.0.0.1:1\"\n",
+        8,
+        "\"b c\" is no node name",
+    ),
+    ("[nodes]\nb = \"127.0.0.1:0\"\n", 8, "has port 0"),
+    (
+        "[nodes]\nb = \"127.0.0.1:1\"\nc = \"127.0.0.1:1\"\n",
+        9,
+        "nodes b and c have one address, 127.0.0.1:1",
+    ),
+    (
+        "[nodes]\nb = \"127.0.0.1:7400\"\n",
+        8,
+        "nodes b and a (this one) have one address",
+    ),
+    (
+        "[nodes]\nb = \"10.0.0.1:7400\"\n",
+        8,
+        "10.0.0.1:7400 is not on the loopback interface, and `insecure` nodes reach no other",
+    ),
+    (
+        "[http]\nlisten = \"0.0.0.0:7480\"\n",
+        8,
+        "say `beyond_loopback = true`",
+    ),
+    (
+        "[http]\nlisten = \"127.0.0.1:7400\"\n",
+        8,
+        "is where other nodes connect",
+    ),
+    ("[http]\n", 7, "`listen` of [http] is missing"),
+    ("[tls]\n", 4, "`insecure` and [tls] contradict each other"),
+    ("name = \"b\"\n", 7, "there is no key `name` in [placement]"),
+    ("host = \"b\"\n", 5, "[placement] has several: give one of"),
+    (
+        "prefix = \"/a/\"\n",
+        7,
+        "`prefix` of [placement] is for etcd only",
+    ),
+    ("dir = \"twice\"\n", 7, "not TOML: "),
+    ("[log\n", 7, "not TOML: "),
+    ("x = \n", 7, "not TOML: "),
+];
+
+/// What a part of it is changed to; where the mistake is; what is said of it.
+const CHANGED: &[(&str, &str, u64, &str)] = &[
+    (
+        "name = \"a\"",
+        "name = \"a b\"",
+        1,
+        "\"a b\" is no node name",
+    ),
+    (
+        "name = \"a\"",
+        "name = 7",
+        1,
+        "`name` must be a string in quotes, and is 7",
+    ),
+    (
+        "name = \"a\"",
+        "",
+        1,
+        "`name` is missing: give it, or --name",
+    ),
+    (
+        "dir = \"data\"",
+        "dir = \"\"",
+        2,
+        "it is empty: name a path",
+    ),
+    (
+        "dir = \"data\"",
+        "dir = \"file\"",
+        2,
+        "file is a file: name a directory",
+    ),
+    (
+        "listen =",
+        "listne =",
+        3,
+        "there is no key `listne`: did you mean `listen`?",
+    ),
+    ("listen =", "listne =", 1, "`listen` is missing"),
+    (
+        "127.0.0.1:7400",
+        "0.0.0.0:7400",
+        3,
+        "0.0.0.0:7400 is not on the loopback interface",
+    ),
+    (
+        "127.0.0.1:7400",
+        "0.0.0.0:7400",
+        3,
+        "say with `advertise` which one they use",
+    ),
+    (
+        "127.0.0.1:7400",
+        "127.0.0.1:65536",
+        3,
+        "its port is not 0 to 65535",
+    ),
+    (
+        "127.0.0.1:7400",
+        "no.such.name.invalid:1",
+        3,
+        "can't be looked up",
+    ),
+    (
+        "insecure = true",
+        "insecure = \"yes\"",
+        4,
+        "must be true or false, and is \"yes\"",
+    ),
+    ("insecure = true", "insecure = false", 1, "give [tls]"),
+    (
+        "insecure = true",
+        "insecure = true\nweight = 0",
+        5,
+        "`weight` is 0: use 1 to 1000000",
+    ),
+    (
+        "insecure = true",
+        "insecure = true\nshards = 1001",
+        5,
+        "use 1 to 1000",
+    ),
+    (
+        "insecure = true",
+        "insecure = true\nadvertise = \"a:0\"",
+        5,
+        "`advertise` has port 0",
+    ),
+    (
+        "insecure = true",
+        "insecure = true\nhttp = \"127.0.0.1:1\"",
+        5,
+        "`http` must be a table, and is \"127.0.0.1:1\": write [http]",
+    ),
+    (
+        "dir = \"data/placement\"",
+        "dir = \"data\"",
+        6,
+        "is the node's own `dir`",
+    ),
+    ("dir = \"data/placement\"", "dir = \"file\"", 6, "is a file"),
+    (
+        "dir = \"data/placement\"",
+        "",
+        5,
+        "[placement] says nothing: give one of",
+    ),
+    (
+        "dir = \"data/placement\"",
+        "host = \"a\"",
+        6,
+        "is this node, a",
+    ),
+    (
+        "dir = \"data/placement\"",
+        "host = \"b\"",
+        6,
+        "add it to [nodes], as b = \"HOST:PORT\"",
+    ),
+    (
+        "dir = \"data/placement\"",
+        "etcd = \"http://a:1\"",
+        6,
+        "must be a list of strings",
+    ),
+    (
+        "dir = \"data/placement\"",
+        "etcd = []",
+        6,
+        "names no member",
+    ),
+    (
+        "dir = \"data/placement\"",
+        "etcd = [\"a:1\"]",
+        6,
+        "\"a:1\" is not of the form http://HOST:PORT",
+    ),
+    (
+        "dir = \"data/placement\"",
+        "etcd = [\"http://a:1\"]\nprefix = \"x\"",
+        7,
+        "must begin and end with a slash",
+    ),
+    (
+        "[placement]\ndir = \"data/placement\"",
+        "",
+        1,
+        "[placement] is missing: give one of",
+    ),
+];
+
 #[test]
 fn each_mistake_is_told_with_its_line_and_with_what_to_do() {
     let place = Place::new();
     fs::write(place.path("file"), "").unwrap();
-    // What is added to the good file from line 7 on; where the mistake is; what is said of it.
-    let added: &[(&str, u64, &str)] = &[
-        ("[tsl]\n", 7, "there is no table `tsl`: did you mean `tls`?"),
-        (
-            "[http]\nlisten = \"127.0.0.1:0\"\nport = 1\n",
-            9,
-            "there is no key `port` in [http]: known are",
-        ),
-        (
-            "[log]\nformat = \"xml\"\n",
-            8,
-            "\"xml\" is no format: use \"human\" or \"json\"",
-        ),
-        ("[log]\nlevel = \"loud\"\n", 8, "\"loud\" is no level"),
-        (
-            "[log]\nlevel = \"warn,watershed=lots\"\n",
-            8,
-            "\"lots\" is unknown",
-        ),
-        (
-            "[engine]\nblock_cache_bytes = \"1 GB\"\n",
-            8,
-            "must be a number of bytes, or a string such as \"256 MiB\", and is \"1 GB\"",
-        ),
-        ("[engine]\nblock_cache_bytes = -1\n", 8, "and is -1"),
-        (
-            "[engine]\nblock_cache_bytes = 1024\n",
-            8,
-            "is 1 KiB: use 1 MiB to 1024 TiB",
-        ),
-        (
-            "[engine]\nsegment_bytes = \"512 MiB\"\n",
-            8,
-            "less than three segments",
-        ),
-        (
-            "[engine]\nlog_limit_bytes = \"2 MiB\"\n",
-            8,
-            "less than three segments",
-        ),
-        (
-            "[engine]\nbuffered_sync_ms = 0\n",
-            8,
-            "is 0: use 1 to 60000",
-        ),
-        (
-            "[migration]\npause_max_ms = 4\n",
-            8,
-            "`pause_max_ms` of [migration] is 4: use 5 to 60000",
-        ),
-        (
-            "[migration]\nrate_bytes_per_s = 1\n",
-            8,
-            "use 1 KiB or more",
-        ),
-        (
-            "[migration]\nat_once = 1.5\n",
-            8,
-            "must be a whole number, and is a float",
-        ),
-        (
-            "[nodes]\nb = \"10.0.0.1\"\n",
-            8,
-            "\"10.0.0.1\" is no HOST:PORT, it has no port",
-        ),
-        (
-            "[nodes]\nb = 7\n",
-            8,
-            "must be a string in quotes, and is 7",
-        ),
-        (
-            "[nodes]\n\"b c\" = \"127.0.0.1:1\"\n",
-            8,
-            "\"b c\" is no node name",
-        ),
-        ("[nodes]\nb = \"127.0.0.1:0\"\n", 8, "has port 0"),
-        (
-            "[nodes]\nb = \"127.0.0.1:1\"\nc = \"127.0.0.1:1\"\n",
-            9,
-            "nodes b and c have one address, 127.0.0.1:1",
-        ),
-        (
-            "[nodes]\nb = \"127.0.0.1:7400\"\n",
-            8,
-            "nodes b and a (this one) have one address",
-        ),
-        (
-            "[nodes]\nb = \"10.0.0.1:7400\"\n",
-            8,
-            "10.0.0.1:7400 is not on the loopback interface, and `insecure` nodes reach no other",
-        ),
-        (
-            "[http]\nlisten = \"0.0.0.0:7480\"\n",
-            8,
-            "say `beyond_loopback = true`",
-        ),
-        (
-            "[http]\nlisten = \"127.0.0.1:7400\"\n",
-            8,
-            "is where other nodes connect",
-        ),
-        ("[http]\n", 7, "`listen` of [http] is missing"),
-        ("[tls]\n", 4, "`insecure` and [tls] contradict each other"),
-        ("name = \"b\"\n", 7, "there is no key `name` in [placement]"),
-        ("host = \"b\"\n", 5, "[placement] has several: give one of"),
-        (
-            "prefix = \"/a/\"\n",
-            7,
-            "`prefix` of [placement] is for etcd only",
-        ),
-        ("dir = \"twice\"\n", 7, "not TOML: "),
-        ("[log\n", 7, "not TOML: "),
-        ("x = \n", 7, "not TOML: "),
-    ];
-    for (text, line, says) in added {
+    for (text, line, says) in ADDED {
         let mistakes = place.mistakes(&format!("{GOOD}{text}"));
         let place = format!("{line}: ");
         let told = mistakes
@@ -214,157 +366,7 @@ fn each_mistake_is_told_with_its_line_and_with_what_to_do() {
             "{text:?}: {says:?} on line {line} is not in {mistakes:#?}"
         );
     }
-    // What a line of it is changed to.
-    let changed: &[(&str, &str, u64, &str)] = &[
-        (
-            "name = \"a\"",
-            "name = \"a b\"",
-            1,
-            "\"a b\" is no node name",
-        ),
-        (
-            "name = \"a\"",
-            "name = 7",
-            1,
-            "`name` must be a string in quotes, and is 7",
-        ),
-        (
-            "name = \"a\"",
-            "",
-            1,
-            "`name` is missing: give it, or --name",
-        ),
-        (
-            "dir = \"data\"",
-            "dir = \"\"",
-            2,
-            "it is empty: name a path",
-        ),
-        (
-            "dir = \"data\"",
-            "dir = \"file\"",
-            2,
-            "file is a file: name a directory",
-        ),
-        (
-            "listen =",
-            "listne =",
-            3,
-            "there is no key `listne`: did you mean `listen`?",
-        ),
-        ("listen =", "listne =", 1, "`listen` is missing"),
-        (
-            "127.0.0.1:7400",
-            "0.0.0.0:7400",
-            3,
-            "0.0.0.0:7400 is not on the loopback interface",
-        ),
-        (
-            "127.0.0.1:7400",
-            "0.0.0.0:7400",
-            3,
-            "say with `advertise` which one they use",
-        ),
-        (
-            "127.0.0.1:7400",
-            "127.0.0.1:65536",
-            3,
-            "its port is not 0 to 65535",
-        ),
-        (
-            "127.0.0.1:7400",
-            "no.such.name.invalid:1",
-            3,
-            "can't be looked up",
-        ),
-        (
-            "insecure = true",
-            "insecure = \"yes\"",
-            4,
-            "must be true or false, and is \"yes\"",
-        ),
-        ("insecure = true", "insecure = false", 1, "give [tls]"),
-        (
-            "insecure = true",
-            "insecure = true\nweight = 0",
-            5,
-            "`weight` is 0: use 1 to 1000000",
-        ),
-        (
-            "insecure = true",
-            "insecure = true\nshards = 1001",
-            5,
-            "use 1 to 1000",
-        ),
-        (
-            "insecure = true",
-            "insecure = true\nadvertise = \"a:0\"",
-            5,
-            "`advertise` has port 0",
-        ),
-        (
-            "insecure = true",
-            "insecure = true\nhttp = \"127.0.0.1:1\"",
-            5,
-            "`http` must be a table, and is \"127.0.0.1:1\": write [http]",
-        ),
-        (
-            "dir = \"data/placement\"",
-            "dir = \"data\"",
-            6,
-            "is the node's own `dir`",
-        ),
-        ("dir = \"data/placement\"", "dir = \"file\"", 6, "is a file"),
-        (
-            "dir = \"data/placement\"",
-            "",
-            5,
-            "[placement] says nothing: give one of",
-        ),
-        (
-            "dir = \"data/placement\"",
-            "host = \"a\"",
-            6,
-            "is this node, a",
-        ),
-        (
-            "dir = \"data/placement\"",
-            "host = \"b\"",
-            6,
-            "add it to [nodes], as b = \"HOST:PORT\"",
-        ),
-        (
-            "dir = \"data/placement\"",
-            "etcd = \"http://a:1\"",
-            6,
-            "must be a list of strings",
-        ),
-        (
-            "dir = \"data/placement\"",
-            "etcd = []",
-            6,
-            "names no member",
-        ),
-        (
-            "dir = \"data/placement\"",
-            "etcd = [\"a:1\"]",
-            6,
-            "\"a:1\" is not of the form http://HOST:PORT",
-        ),
-        (
-            "dir = \"data/placement\"",
-            "etcd = [\"http://a:1\"]\nprefix = \"x\"",
-            7,
-            "must begin and end with a slash",
-        ),
-        (
-            "[placement]\ndir = \"data/placement\"",
-            "",
-            1,
-            "[placement] is missing: give one of",
-        ),
-    ];
-    for (from, to, line, says) in changed {
+    for (from, to, line, says) in CHANGED {
         assert!(GOOD.contains(from), "{from}");
         let mistakes = place.mistakes(&GOOD.replacen(from, to, 1));
         let place = format!("{line}: ");
