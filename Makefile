@@ -43,6 +43,17 @@ demo: ## load 171,075 documents, move shards under live writes, check every writ
 	@$(compile)
 	"$$binary" demo --input benches/data/cities.ndjson.zst --key id --writers 8 --writes 200000 $(ARGS)
 
+.PHONY: kills
+kills: ## the demo with processes, one of them killed: each of them, in each phase
+	@$(compile)
+	@for who in source target driver placement; do \
+	  for phase in bulk-copy dual-write quiesce drain delta-pass activate cleanup; do \
+	    printf '%s@%s ' $$who $$phase; \
+	    "$$binary" demo --nodes 2 --processes --kill $$who@$$phase --shards 4 --writers 4 --writes 10000 2>/dev/null \
+	      | grep -E '^(PASS|FAIL)' || exit 1; \
+	  done; \
+	done
+
 .PHONY: test
 test: ## all tests: unit, property, crash, command line, documentation, fuzz corpora
 	@./.ci/setup

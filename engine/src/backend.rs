@@ -34,6 +34,15 @@ impl Backend {
         }
     }
 
+    /// Whether every request is a call over the network.
+    pub(crate) const fn is_remote(&self) -> bool {
+        match self {
+            Self::Node(_) => false,
+            #[cfg(feature = "net")]
+            Self::Remote(_) => true,
+        }
+    }
+
     pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
         crate::shard_of::shard_of(crate::shard_of::hash(key), self.shards())
     }

@@ -259,11 +259,31 @@ impl<T: Send + 'static> Read<T> {
         let deadline = self.deadline.and_then(after);
         let groups = group_by_shard(&on, &self.keys, self.shard);
         let mut found = vec![None; self.keys.len()];
+        let keys_of = |places: &[usize]| {
+            let keys = places.iter().map(|place| self.keys[*place].clone());
+            keys.collect::<Vec<_>>()
+        };
+        let mut asked = Vec::new();
+        if on.is_remote() && groups.len() > 1 {
+            // Each shard is a call of its own: they go out together.
+            for (shard, places) in groups {
+                let (on, keys) = (on.clone(), keys_of(&places));
+                let task = on
+                    .runtime()
+                    .clone()
+                    .spawn(async move { on.get(shard, keys, deadline, false).await });
+                asked.push((places, task));
+            }
+            for (places, task) in asked {
+                let values = task.await.unwrap_or(Err(Error::Closed))?;
+                for (place, value) in places.into_iter().zip(values) {
+                    found[place] = value;
+                }
+            }
+            return Ok((self.shape)(found));
+        }
         for (shard, places) in groups {
-            let keys = places
-                .iter()
-                .map(|place| self.keys[*place].clone())
-                .collect();
+            let keys = keys_of(&places);
             let values = on.get(shard, keys, deadline, on_this_thread).await?;
             for (place, value) in places.into_iter().zip(values) {
                 found[place] = value;

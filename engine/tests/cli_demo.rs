@@ -130,6 +130,44 @@ fn a_third_node_takes_its_share_from_both() {
 }
 
 #[test]
+fn nodes_that_are_processes_lose_nothing() {
+    let place = Place::new();
+    let flags = ["--nodes", "2", "--processes", "--fail-forward", "0.02"];
+    let document = assert_nothing_lost(&demo(&place, &flags));
+    assert_eq!(document["kills"], Value::Array(vec![]));
+    assert_eq!(document["nodes"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_process_that_is_killed_costs_nothing_that_was_acknowledged() {
+    for (who, phase) in [
+        ("source", "quiesce"),
+        ("target", "delta-pass"),
+        ("driver", "drain"),
+        ("placement", "activate"),
+    ] {
+        let place = Place::new();
+        let kill = format!("{who}@{phase}");
+        let document = assert_nothing_lost(&demo(&place, &["--processes", "--kill", &kill]));
+        let killed = serde_json::json!([{ "who": who, "phase": phase }]);
+        assert_eq!(document["kills"], killed);
+    }
+}
+
+#[test]
+fn a_kill_needs_processes_a_name_and_a_phase() {
+    for flags in [
+        &["--kill", "source@drain"][..],
+        &["--processes", "--kill", "source"],
+        &["--processes", "--kill", "me@drain"],
+        &["--processes", "--kill", "source@plan"],
+    ] {
+        let place = Place::new();
+        assert_eq!(demo(&place, flags).status, 2, "{flags:?}");
+    }
+}
+
+#[test]
 fn without_both_safety_nets_it_is_refused_and_no_shard_is_touched() {
     for flags in [
         &["--no-anti-entropy", "--no-delta-pass"][..],

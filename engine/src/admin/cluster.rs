@@ -120,6 +120,8 @@ pub struct MoveStatus {
     pub idle_ms: Option<u64>,
     /// It waits for an operator's `cutover`.
     pub held: bool,
+    /// It stands still, as an operator asked.
+    pub paused: bool,
     /// The last thing that went wrong.
     pub trouble: Option<String>,
     /// What the old copy's deletion will free, in bytes; 0 before there is an old copy.
@@ -236,7 +238,8 @@ fn move_status(migration: &MigrationRecord, driver: Option<&Heard>) -> MoveStatu
         attempts: migration.attempt.0,
         re_opens: told.map_or(0, |told| told.re_opens),
         idle_ms: driver.and_then(|driver| driver.idle_ms.get(&migration.id).copied()),
-        held: migration.config.hold && phase == Phase::DualWrite,
+        held: migration.config.hold && !migration.cutover_asked && phase == Phase::DualWrite,
+        paused: migration.paused,
         trouble: told.and_then(|told| told.trouble.clone()),
         frees_bytes: 0,
     }
@@ -296,6 +299,9 @@ fn explain_move(moving: &MoveStatus) -> Vec<String> {
         "it is moving from node {} to node {}, asked for by {}, in phase {}",
         moving.source, moving.target, moving.started_by, moving.phase
     )];
+    if moving.paused {
+        said.push("it stands still until `watershed shard resume`".into());
+    }
     if moving.held {
         said.push("it waits for `watershed shard cutover`, as asked for with --hold".into());
     }

@@ -50,6 +50,17 @@ pub enum Wish {
     Cancel,
     /// End the grace time.
     Cleanup,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Change limits; what is not named stays.
+    Limits {
+        /// What the copy may take, in bytes a second; 0 takes the bound away.
+        rate_bytes_per_s: Option<u64>,
+        /// How long writers may be paused, in milliseconds.
+        pause_max_ms: Option<u64>,
+    },
 }
 
 /// What a node tells of itself.

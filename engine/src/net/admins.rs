@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tonic::Status;
-use watershed_migration::PlacementRecord;
+use watershed_migration::{Limits, PlacementRecord};
 use watershed_wal::ShardId;
 
 use super::identity::Role;
@@ -173,14 +173,27 @@ async fn steer(node: &Node, shard: ShardId, wish: Wish) -> Result<Value, Fault> 
         );
         return Err(Fault::new("too-late", what));
     }
-    tell(&driven, wish);
+    tell(&driven, wish)?;
     Ok(json!({ "migration": driven.id() }))
 }
 
-fn tell(migration: &Migration, wish: Wish) {
+fn tell(migration: &Migration, wish: Wish) -> Result<(), Error> {
     match wish {
         Wish::Cutover => migration.cutover(),
         Wish::Cancel => migration.abort(),
         Wish::Cleanup => migration.cleanup(),
+        Wish::Pause => migration.pause(),
+        Wish::Resume => migration.resume(),
+        Wish::Limits {
+            rate_bytes_per_s,
+            pause_max_ms,
+        } => {
+            let rate = rate_bytes_per_s.map(|rate| (rate > 0).then_some(rate));
+            migration.set_limits(Limits {
+                rate_bytes_per_s: rate,
+                pause_max_ms,
+            })?;
+        }
     }
+    Ok(())
 }

@@ -188,7 +188,7 @@ impl Report {
         let mut page = String::new();
         // Writing to a string can't fail.
         let _ = self.what_moved(args, &mut page);
-        let _ = self.what_was_checked(&mut page);
+        let _ = self.what_was_checked(args.processes, &mut page);
         page
     }
 
@@ -256,7 +256,7 @@ impl Report {
         Ok(())
     }
 
-    fn what_was_checked(&self, page: &mut String) -> std::fmt::Result {
+    fn what_was_checked(&self, processes: bool, page: &mut String) -> std::fmt::Result {
         let Checked {
             keys,
             lost,
@@ -268,7 +268,12 @@ impl Report {
         } = &self.checked;
         writeln!(
             page,
-            "\nChecked   with the old copies deleted and every node closed and opened again"
+            "\nChecked   with the old copies deleted and every node {} again",
+            if processes {
+                "killed and started"
+            } else {
+                "closed and opened"
+            },
         )?;
         let mut line = |what: String, wrong: u64| {
             let verdict = if wrong == 0 {

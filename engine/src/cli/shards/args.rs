@@ -22,6 +22,12 @@ pub(in crate::cli) enum ShardCommand {
     Cutover(OnArgs),
     /// End a migration's grace time: the old copy is compared and deleted now.
     Cleanup(OnArgs),
+    /// Have a migration stand still.
+    Pause(OnArgs),
+    /// Have it go on.
+    Resume(OnArgs),
+    /// Change the limits of a migration that is under way.
+    Limits(LimitsArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -83,6 +89,18 @@ impl MigrateArgs {
             ..usual
         }
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(in crate::cli) struct LimitsArgs {
+    #[command(flatten)]
+    pub(super) one: OnArgs,
+    /// What the copy may take, in bytes a second, at least 1024; 0 takes the bound away.
+    #[arg(long, value_name = "BYTES", required_unless_present = "pause_max_ms")]
+    pub(super) rate: Option<u64>,
+    /// How long writers may be paused at most.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(5..=60_000))]
+    pub(super) pause_max_ms: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -94,6 +94,7 @@ pub(super) fn one_line(moving: &MoveStatus) -> String {
                 let _ = write!(line, ", {eta} s left");
             }
         }
+        _ if moving.paused => line.push_str(", paused"),
         Phase::DualWrite if moving.held => line.push_str(", waits for cutover"),
         Phase::Cleanup => {
             let _ = write!(line, ", will free {}", bytes(moving.frees_bytes));
@@ -103,7 +104,12 @@ pub(super) fn one_line(moving: &MoveStatus) -> String {
     if moving.re_opens > 0 {
         let _ = write!(line, ", {} cutovers given up", moving.re_opens);
     }
-    if let Some(trouble) = &moving.trouble {
+    // What went wrong before the new owner served has been got over.
+    if let Some(trouble) = moving
+        .trouble
+        .as_ref()
+        .filter(|_| moving.phase < Phase::Cleanup)
+    {
         let _ = write!(line, "; {trouble}");
     }
     line

@@ -54,6 +54,15 @@ pub(super) fn run(command: &ShardCommand, output: &Output) -> Result<Answer, Fai
             "cuts over once its target has caught up",
         ),
         ShardCommand::Cleanup(args) => steer(args, Wish::Cleanup, "ends its grace time"),
+        ShardCommand::Pause(args) => steer(args, Wish::Pause, "stands still"),
+        ShardCommand::Resume(args) => steer(args, Wish::Resume, "goes on"),
+        ShardCommand::Limits(args) => {
+            let wish = Wish::Limits {
+                rate_bytes_per_s: args.rate,
+                pause_max_ms: args.pause_max_ms,
+            };
+            steer(&args.one, wish, "has other limits")
+        }
     }
 }
 
