@@ -39,6 +39,13 @@ pub(crate) enum Order {
     Forget { node: NodeId },
 }
 
+impl Order {
+    /// Whether it is more than a question.
+    pub(crate) const fn changes(&self) -> bool {
+        !matches!(self, Self::Report | Self::Records | Self::Members)
+    }
+}
+
 /// What an operator may want of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -104,6 +104,10 @@ impl Link for FaultyLink {
             }
         }
     }
+
+    fn know(&self, node: &NodeId, address: &str) {
+        self.inner.know(node, address);
+    }
 }
 
 impl fmt::Debug for FaultyLink {

@@ -53,9 +53,11 @@ impl Handler for Admins {
         let node = self.node.clone();
         // An order that was begun is carried out, also when its giver has gone.
         let task = self.node.runtime.spawn(async move {
-            let answer = match serde_json::from_slice(&request) {
+            let answer = match serde_json::from_slice::<Order>(&request) {
                 Ok(order) => {
-                    tracing::info!(%who, ?order, "an operator's order");
+                    if order.changes() {
+                        tracing::info!(%who, ?order, "an operator's order");
+                    }
                     carry_out(&node, order, &who).await
                 }
                 Err(error) => Err(Fault::new("bad-order", format!("not an order that this node knows ({error}); upgrade the older of both sides"))),

@@ -101,10 +101,11 @@ async fn open(
         PlacementChoice::Remote(host) => format!("served by node {host}"),
         _ => "the map of owners".to_owned(),
     };
+    let steps = trial.stepped.then(stepped::observer);
     loop {
         let mut options = config.engine_options().link(way(link, trial));
-        if trial.stepped {
-            options = options.migration_observer(stepped::observer());
+        if let Some(observer) = steps.clone() {
+            options = options.migration_observer(observer);
         }
         if let Some(Placed { placement, .. }) = placed {
             if !placement::wait_for(&**placement, &name, health, stop).await? {

@@ -2,7 +2,8 @@
 //! line comes back on standard input. So whoever started the node can do something at just that point, killing it included.
 
 use std::collections::HashMap;
-use std::io::{BufRead, stdin};
+use std::io::stdin;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -12,19 +13,38 @@ use crate::migration::machine::Progress;
 use crate::migration::{MigrationId, Phase};
 use crate::sync::lock;
 
-pub(super) fn observer() -> Arc<dyn Fn(&Progress) + Send + Sync> {
-    let told: Mutex<HashMap<MigrationId, Phase>> = Mutex::default();
+pub(super) type Observer = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// Tells, and waits for the answer: one phase at a time, whichever migration it is of.
+pub(super) fn observer() -> Observer {
+    let told: Mutex<(HashMap<MigrationId, Phase>, Receiver<()>)> =
+        Mutex::new((HashMap::new(), answers()));
     Arc::new(move |progress| {
-        // Held until the answer comes: one phase at a time is told.
         let mut told = lock(&told);
-        let before = told.insert(progress.migration, progress.phase);
-        if before == Some(progress.phase) {
-            return;
-        }
+        let (phases, answers) = &mut *told;
+        let before = phases.insert(progress.migration, progress.phase);
         let line = json!({ "phase": progress }).to_string();
-        if print(&line).is_ok() {
-            // At its end nobody steps any more, and the migration goes on.
-            let _ = stdin().lock().read_line(&mut String::new());
+        if before != Some(progress.phase) && print(&line).is_ok() {
+            // Without one the process is ending.
+            let _ = answers.recv();
         }
     })
+}
+
+/// The lines that come on standard input. At its end whoever started this process has gone, and nobody else knows of it:
+/// it ends, too, as by a crash.
+fn answers() -> Receiver<()> {
+    let (answered, answers) = mpsc::channel();
+    let reading = std::thread::Builder::new().name("ws-stepped".into());
+    let reads = move || {
+        for _ in stdin().lines().map_while(Result::ok) {
+            // Nobody waits where a line came without having been asked for.
+            let _ = answered.send(());
+        }
+        std::process::exit(1);
+    };
+    if let Err(error) = reading.spawn(reads) {
+        tracing::error!(%error, "a migration can't be stepped through");
+    }
+    answers
 }

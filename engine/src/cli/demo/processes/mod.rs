@@ -53,6 +53,12 @@ struct Processes {
     nodes: Vec<Arc<Started>>,
 }
 
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.all().for_each(|process| process.end());
+    }
+}
+
 impl Processes {
     fn all(&self) -> impl Iterator<Item = &Arc<Started>> {
         let served = std::iter::once(&self.placement);

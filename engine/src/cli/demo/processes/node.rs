@@ -32,8 +32,16 @@ pub(super) struct Started {
     /// Where the keeper of the map is; `None` for that one itself.
     placement: Option<(NodeId, String)>,
     address: Mutex<String>,
-    child: Mutex<Option<Child>>,
+    child: Mutex<Kept>,
     stage: Arc<Stage>,
+}
+
+/// The process of now.
+#[derive(Default)]
+struct Kept {
+    child: Option<Child>,
+    /// The demo is over: none is started any more.
+    over: bool,
 }
 
 /// What a process says on its standard output.
@@ -93,6 +101,10 @@ impl Started {
         let opened = opened.map_err(|error| Failure::file("open", &log, &error))?;
         let program = std::env::current_exe().map_err(failed)?;
         let fail_forward = self.setup.fail_forward.to_string();
+        let mut kept = lock(&self.child);
+        if kept.over {
+            return Ok(());
+        }
         let mut child = Command::new(program)
             .args([
                 "--json",
@@ -109,13 +121,14 @@ impl Started {
             .spawn()
             .map_err(failed)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        *lock(&self.child) = Some(child);
+        kept.child = Some(child);
+        drop(kept);
         let (ready, told) = mpsc::channel();
         if let (Some(stdin), Some(stdout)) = (stdin, stdout) {
-            let node = self.clone();
+            let (name, stage) = (self.name.clone(), self.stage.clone());
             std::thread::Builder::new()
                 .name("ws-demo-node".into())
-                .spawn(move || node.listen(BufReader::new(stdout), stdin, &ready))
+                .spawn(move || listen(&name, &stage, BufReader::new(stdout), stdin, &ready))
                 .map_err(failed)?;
         }
         match told.recv_timeout(READY_WITHIN) {
@@ -131,32 +144,6 @@ impl Started {
     fn did_not_start(&self, why: &str) -> Failure {
         let message = format!("node {} did not start: {why}", self.name);
         Failure::new(Kind::Engine, message)
-    }
-
-    /// Hears what the process says until it ends.
-    fn listen(
-        &self,
-        said: impl BufRead,
-        mut answers: ChildStdin,
-        ready: &mpsc::Sender<Result<String, String>>,
-    ) {
-        for line in said.lines().map_while(Result::ok) {
-            match serde_json::from_str(&line) {
-                Ok(Said::Ready { listen }) => {
-                    // Nobody waits where it took too long.
-                    let _ = ready.send(Ok(listen));
-                }
-                Ok(Said::Phase(progress)) => {
-                    self.stage.enter(&self.name, &progress);
-                    // It may have been killed just now.
-                    let _ = answers.write_all(b"\n");
-                }
-                Ok(Said::Error { message }) => {
-                    let _ = ready.send(Err(message));
-                }
-                Err(_) => {}
-            }
-        }
     }
 
     fn write_config(&self) -> Result<PathBuf, Failure> {
@@ -182,11 +169,17 @@ impl Started {
 
     /// Kills the process with SIGKILL.
     pub(super) fn kill(&self) {
-        if let Some(mut child) = lock(&self.child).take() {
+        if let Some(mut child) = lock(&self.child).child.take() {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Kills it, and starts it no more.
+    pub(super) fn end(&self) {
+        lock(&self.child).over = true;
+        self.kill();
     }
 
     /// Starts it again after a while, from a thread of its own.
@@ -207,6 +200,33 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
+    }
+}
+
+/// Hears what the process says until it ends.
+fn listen(
+    name: &NodeId,
+    stage: &Stage,
+    said: impl BufRead,
+    mut answers: ChildStdin,
+    ready: &mpsc::Sender<Result<String, String>>,
+) {
+    for line in said.lines().map_while(Result::ok) {
+        match serde_json::from_str(&line) {
+            Ok(Said::Ready { listen }) => {
+                // Nobody waits where it took too long.
+                let _ = ready.send(Ok(listen));
+            }
+            Ok(Said::Phase(progress)) => {
+                stage.enter(name, &progress);
+                // It may have been killed just now.
+                let _ = answers.write_all(b"\n");
+            }
+            Ok(Said::Error { message }) => {
+                let _ = ready.send(Err(message));
+            }
+            Err(_) => {}
+        }
     }
 }
